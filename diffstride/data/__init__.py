@@ -1,0 +1,1 @@
+"""Data sets: TFDS pipelines, in-memory arrays, synthetic examples."""

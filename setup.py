@@ -1,0 +1,50 @@
+"""Packaging of diffstride."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(
+    r'^__version__ = "(.+)"$',
+    (HERE / "diffstride" / "__init__.py").read_text(),
+    re.MULTILINE,
+).group(1)
+
+JAX = ["jax>=0.4.30"]
+PLOT = ["matplotlib>=3.7"]
+
+setup(
+    name="diffstride",
+    version=VERSION,
+    description="Learned strides and learned temporal resolution for Keras.",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["diffstride", "diffstride.*"]),
+    install_requires=[
+        "absl-py>=2.0",
+        "gin-config>=0.5",
+        "keras>=3.8",
+        "numpy>=1.26",
+        "tensorflow>=2.18",
+        "tensorflow-datasets>=4.9.4",
+    ],
+    extras_require={
+        "gpu": ["tensorflow[and-cuda]>=2.18"],
+        "jax": JAX,
+        "plot": PLOT,
+        "test": [
+            *JAX,
+            *PLOT,
+            "librosa>=0.10",
+            "pytest>=8.0",
+            "pytest-xdist>=3.5",
+            "ruff>=0.9",
+            "scikit-learn>=1.3",
+            "soundfile>=0.12",
+        ],
+    },
+)
