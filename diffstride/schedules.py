@@ -1,0 +1,211 @@
+"""Learning rates that know epochs.
+
+The trainer calls a schedule with the length of the run,
+`schedule(steps_per_epoch=..., num_epochs=...)`, and receives a learning rate
+that `keras.optimizers` accept; a number is as good a schedule.
+"""
+
+import keras
+from keras import ops
+
+
+def piecewise(
+    steps_per_epoch,
+    num_epochs,
+    values=(0.1, 0.01, 0.001),
+    boundaries=(0.5, 0.75),
+    warmup_epochs=0,
+):
+    """A constant learning rate that drops at the given epochs.
+
+    Args:
+        steps_per_epoch: integer. Training steps in one epoch.
+        num_epochs: integer. Epochs in the whole run.
+        values: learning rates, one more than `boundaries`.
+        boundaries: epochs after which the next value holds: integers count
+            epochs, floats below 1 are fractions of `num_epochs`.
+        warmup_epochs: number. Epochs over which the rate first rises linearly
+            from 0.
+
+    Returns:
+        A `keras.optimizers.schedules.LearningRateSchedule`.
+
+    Example:
+
+    >>> schedule = piecewise(10, 4, values=(1.0, 0.5), boundaries=(2,))
+    >>> float(schedule(19)), float(schedule(20))
+    (1.0, 0.5)
+    """
+    if len(values) != len(boundaries) + 1:
+        raise ValueError(
+            "`values` must have one entry more than `boundaries`. "
+            f"Received: values={values}, boundaries={boundaries}"
+        )
+    epochs = [
+        boundary * num_epochs if 0 < boundary < 1 else boundary
+        for boundary in boundaries
+    ]
+    # Keras holds a value up to and including its boundary.
+    steps = [round(epoch * steps_per_epoch) - 1 for epoch in epochs]
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay(
+        steps, [float(value) for value in values]
+    )
+    return _warm_up(schedule, warmup_epochs * steps_per_epoch)
+
+
+def cosine(
+    steps_per_epoch, num_epochs, peak=0.1, final_fraction=0.0, warmup_epochs=0
+):
+    """Half a cosine from `peak` down to `final_fraction * peak`.
+
+    Args:
+        steps_per_epoch: integer. Training steps in one epoch.
+        num_epochs: integer. Epochs in the whole run.
+        peak: number. The highest learning rate.
+        final_fraction: number. What is left of it at the end.
+        warmup_epochs: number. Epochs over which the rate first rises linearly
+            from 0 to `peak`.
+
+    Returns:
+        A `keras.optimizers.schedules.LearningRateSchedule`.
+
+    Example:
+
+    >>> schedule = cosine(10, 5, peak=0.2, warmup_epochs=1)
+    >>> [round(float(schedule(step)), 3) for step in (0, 5, 10, 30, 50)]
+    [0.0, 0.1, 0.2, 0.1, 0.0]
+    """
+    warmup_steps = round(warmup_epochs * steps_per_epoch)
+    decay_steps = num_epochs * steps_per_epoch - warmup_steps
+    if decay_steps <= 0:
+        raise ValueError(
+            "`warmup_epochs` must be less than `num_epochs`. "
+            f"Received: warmup_epochs={warmup_epochs}, num_epochs={num_epochs}"
+        )
+    if not warmup_steps:
+        return keras.optimizers.schedules.CosineDecay(
+            peak, decay_steps, alpha=final_fraction
+        )
+    return keras.optimizers.schedules.CosineDecay(
+        0.0,
+        decay_steps,
+        alpha=final_fraction,
+        warmup_target=peak,
+        warmup_steps=warmup_steps,
+    )
+
+
+def one_cycle(
+    steps_per_epoch,
+    num_epochs,
+    peak=0.4,
+    peak_epoch=0.25,
+    initial_fraction=0.1,
+    final_fraction=0.0,
+):
+    """Linearly up to `peak`, then linearly down.
+
+    Args:
+        steps_per_epoch: integer. Training steps in one epoch.
+        num_epochs: integer. Epochs in the whole run.
+        peak: number. The highest learning rate.
+        peak_epoch: number. When it is reached: an epoch, or below 1 a fraction
+            of `num_epochs`.
+        initial_fraction: number. The first learning rate over `peak`.
+        final_fraction: number. The last learning rate over `peak`.
+
+    Returns:
+        A `keras.optimizers.schedules.LearningRateSchedule`.
+
+    Example:
+
+    >>> schedule = one_cycle(10, 4, peak=1.0, initial_fraction=0.5)
+    >>> [round(float(schedule(step)), 3) for step in (0, 5, 10, 25, 40)]
+    [0.5, 0.75, 1.0, 0.5, 0.0]
+    """
+    if peak_epoch < 1:
+        peak_epoch = peak_epoch * num_epochs
+    total_steps = num_epochs * steps_per_epoch
+    peak_step = round(peak_epoch * steps_per_epoch)
+    if not 0 < peak_step < total_steps:
+        raise ValueError(
+            "`peak_epoch` must lie inside the run. "
+            f"Received: peak_epoch={peak_epoch}, num_epochs={num_epochs}"
+        )
+    return PiecewiseLinear(
+        [0, peak_step, total_steps],
+        [initial_fraction * peak, peak, final_fraction * peak],
+    )
+
+
+def _warm_up(schedule, steps):
+    return Warmup(schedule, round(steps)) if round(steps) else schedule
+
+
+@keras.saving.register_keras_serializable(package="diffstride")
+class Warmup(keras.optimizers.schedules.LearningRateSchedule):
+    """Another schedule, scaled linearly from 0 to 1 over the first steps.
+
+    Args:
+        schedule: the schedule that holds afterwards.
+        warmup_steps: integer. Steps until it holds.
+
+    Example:
+
+    >>> from keras.optimizers.schedules import PiecewiseConstantDecay
+    >>> schedule = Warmup(PiecewiseConstantDecay([9], [1.0, 0.5]), 4)
+    >>> [float(schedule(step)) for step in (0, 2, 4, 10)]
+    [0.0, 0.5, 1.0, 0.5]
+    """
+
+    def __init__(self, schedule, warmup_steps):
+        self.schedule = schedule
+        self.warmup_steps = warmup_steps
+
+    def __call__(self, step):
+        rate = ops.convert_to_tensor(self.schedule(step))
+        step = ops.cast(step, rate.dtype)
+        return rate * ops.minimum(step / self.warmup_steps, 1.0)
+
+    def get_config(self):
+        return {
+            "schedule": keras.saving.serialize_keras_object(self.schedule),
+            "warmup_steps": self.warmup_steps,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        schedule = keras.saving.deserialize_keras_object(config["schedule"])
+        return cls(schedule, config["warmup_steps"])
+
+
+@keras.saving.register_keras_serializable(package="diffstride")
+class PiecewiseLinear(keras.optimizers.schedules.LearningRateSchedule):
+    """Straight lines between given steps; constant outside them.
+
+    Args:
+        steps: increasing integers.
+        values: the learning rate at each of them.
+
+    Example:
+
+    >>> schedule = PiecewiseLinear([0, 10], [0.0, 1.0])
+    >>> [float(schedule(step)) for step in (0, 5, 10, 20)]
+    [0.0, 0.5, 1.0, 1.0]
+    """
+
+    def __init__(self, steps, values):
+        self.steps = steps
+        self.values = values
+
+    def __call__(self, step):
+        step = ops.cast(step, "float32")
+        rate = ops.convert_to_tensor(self.values[0], "float32")
+        for i in range(1, len(self.steps)):
+            start, end = self.steps[i - 1], self.steps[i]
+            progress = ops.clip((step - start) / (end - start), 0.0, 1.0)
+            rate = rate + progress * (self.values[i] - self.values[i - 1])
+        return rate
+
+    def get_config(self):
+        return {"steps": self.steps, "values": self.values}
