@@ -1,0 +1,350 @@
+"""The mathematics of the spectral layers, apart from any layer.
+
+Downsampling one axis in the Fourier domain is linear: transform, weigh each
+frequency, drop the high ones, transform back at a smaller size. For an axis of
+`n` points resampled to `m` it is an `m x n` matrix
+
+    M[j, p] = gain * sum_k a(k) exp(2i pi k (j / m - p / n))
+
+that depends on the sizes and the weights `a` alone. The functions below build
+such matrices from cosine and sine tables and apply them as matrix products,
+so that no complex number and no large Fourier transform is needed.
+
+The weights are stored for the half spectrum k = 0 .. m // 2, as an even part
+a(k) + a(-k), which gives the real part of M, and an odd part a(k) - a(-k),
+which gives the imaginary part. The Nyquist bin of an even `m` stands for -m/2
+alone, and zero for itself.
+
+An axis follows one of three rules, by where the window of a frequency is read:
+
+- `"symmetric"`: at |k|, Eq. 3 of the paper; the matrix is real.
+- `"width"`: at |k| - 1, Eq. 4; the last axis, of which a real transform keeps
+  one half only; the matrix is real.
+- `"height"`: at k for k >= 0 and at |k| - 1 for k < 0, the numerics of the
+  2022 release for the first axis of an image; the matrix is complex. On an
+  axis of odd size it is the symmetric rule.
+
+Sizes and strides are Python numbers or scalar tensors: the same functions
+compute a static size while a graph is built and a dynamic one inside it.
+
+Reference: Riad et al., [Learning strides in convolutional neural networks](
+https://arxiv.org/abs/2202.01653), ICLR 2022, sections 2.1 to 2.4.
+"""
+
+import functools
+import operator
+import typing
+
+import numpy as np
+from keras import ops
+
+# Above this many entries a matrix costs more than Fourier transforms do.
+MATRIX_ENTRIES = 4_000_000
+
+
+def minimum_stride(size, smoothness_factor, ramp="outside"):
+    """The stride below which the ramp would leave a map of `size` points.
+
+    There the window would be one on every frequency, and no gradient would
+    reach the stride. Maps no larger than the ramp have no such limit.
+    """
+    if ramp == "inside":
+        return 1.0
+    if _is_number(size):
+        if size <= smoothness_factor:
+            return 1.0
+        return float(np.float32(size / (size - smoothness_factor)))
+    size = ops.cast(size, "float32")
+    margin = size - smoothness_factor
+    return ops.where(margin > 0, size / ops.maximum(margin, 1e-6), 1.0)
+
+
+def cutoff(size, stride, smoothness_factor, ramp="outside"):
+    """Where the window of Eq. 3 reaches zero, and the length of its ramp.
+
+    With `ramp="outside"` the ramp begins at the cut-off frequency of the stride
+    and ends `smoothness_factor` later; with `ramp="inside"` it ends there, and
+    is never longer than the pass band, so that a constant stays untouched.
+    """
+    xp = _numpy_or_ops(stride, size)
+    passband = xp.maximum(_float32(size) / _float32(stride), 2) / 2
+    if ramp == "outside":
+        return passband + _float32(smoothness_factor), smoothness_factor
+    return passband, xp.minimum(passband, smoothness_factor)
+
+
+def output_size(
+    size, stride, smoothness_factor, ramp="outside", rule="symmetric"
+):
+    """Number of points that a window leaves of an axis of `size` points."""
+    end, _ = cutoff(size, stride, smoothness_factor, ramp)
+    xp = _numpy_or_ops(end, size)
+    # Frequencies below `end` on both sides, and the Nyquist bin.
+    bins = _int32(xp.ceil(end))
+    if rule == "width":
+        # An axis of one point has nothing to crop.
+        return minimum(2 * bins, maximum(size - size % 2, 1))
+    return minimum(2 * bins - size % 2, size)
+
+
+def fixed_output_size(size, stride):
+    """Size that spectral pooling crops to: size / stride, even, at least 2."""
+    xp = _numpy_or_ops(stride, size)
+    even = 2 * _int32(xp.floor(_float32(size) / _float32(stride) / 2))
+    return minimum(maximum(even, 2), size)
+
+
+def window(positions, end, ramp_length):
+    """One up to `end - ramp_length`, zero from `end` on, linear between."""
+    # Without a ramp the window is a step; the division stays finite.
+    ramp_length = ops.maximum(ramp_length, 1e-6)
+    return ops.clip((end - positions) / ramp_length, 0.0, 1.0)
+
+
+def window_weights(
+    in_size, out_size, stride, smoothness_factor, ramp="outside", rule="height"
+):
+    """Even and odd weights (Eqs. 3 and 4) of the half spectrum of an axis."""
+    end, ramp_length = cutoff(in_size, stride, smoothness_factor, ramp)
+    frequencies = ops.arange(out_size // 2 + 1, dtype="int32")
+    positions = ops.cast(frequencies, "float32")
+    shift_above = 1 if rule == "width" else 0
+    shift_below = {"width": 1, "height": 1 - in_size % 2, "symmetric": 0}[rule]
+    return _even_and_odd(
+        frequencies,
+        out_size,
+        window(positions - _float32(shift_above), end, ramp_length),
+        window(positions - _float32(shift_below), end, ramp_length),
+    )
+
+
+def crop_weights(out_size):
+    """Weights of a hard crop: every frequency that is kept counts in full."""
+    frequencies = ops.arange(out_size // 2 + 1, dtype="int32")
+    ones = ops.ones_like(frequencies, dtype="float32")
+    return _even_and_odd(frequencies, out_size, ones, ones)
+
+
+def gain(in_size, out_size, norm):
+    """Scale of an operator in each of NumPy's conventions for the transform.
+
+    `"backward"` divides by the output size, `"forward"` by the input size (a
+    constant stays itself), `"ortho"` by the geometric mean of the two.
+    """
+    in_size, out_size = _float32(in_size), _float32(out_size)
+    if norm == "backward":
+        return 1.0 / out_size
+    if norm == "forward":
+        return 1.0 / in_size
+    return (in_size * out_size) ** -0.5
+
+
+class AxisFilter(typing.NamedTuple):
+    """What happens to one axis: sizes, weights of the half spectrum, scale.
+
+    `odd` is None where the operator is real.
+    """
+
+    in_size: typing.Any
+    out_size: typing.Any
+    even: typing.Any
+    odd: typing.Any
+    scale: typing.Any
+
+
+def axis_filter(weights, in_size, out_size, norm, rule):
+    """Filter of an axis from its weights, under a rule and a norm."""
+    even, odd = weights
+    return AxisFilter(
+        in_size,
+        out_size,
+        even,
+        odd if rule == "height" else None,
+        gain(in_size, out_size, norm),
+    )
+
+
+def resample(x, filters, axes):
+    """Applies a filter to each of the given axes of `x`."""
+    if filters[0].odd is not None:
+        return _resample_image(x, *filters, *axes)
+    for axis_filter, axis in zip(filters, axes, strict=True):
+        if _is_long(axis_filter, single=len(axes) == 1):
+            x = apply_transform(x, axis_filter, axis)
+        else:
+            x = apply_matrix(x, real_matrix(axis_filter), axis)
+    return x
+
+
+def _resample_image(x, height, width, height_axis, width_axis):
+    """A complex operator along the height, and back to real along the width.
+
+    Real and imaginary rows are interleaved, so that between the two products
+    they come to lie side by side by a reshape, and nothing is copied.
+    """
+    x = apply_matrix(x, to_complex_matrix(height), height_axis)
+    shape = list(ops.shape(x))
+    shape[height_axis] = height.out_size
+    shape[width_axis] = 2 * width.in_size
+    x = ops.reshape(x, shape)
+    return apply_matrix(x, from_complex_matrix(width), width_axis)
+
+
+def _is_long(axis_filter, single):
+    sizes = axis_filter.in_size, axis_filter.out_size
+    if all(map(_is_number, sizes)):
+        return sizes[0] * sizes[1] > MATRIX_ENTRIES
+    # A size known only when the graph runs: a signal may be of any length, the
+    # axes of an image or a volume are short.
+    if _is_number(sizes[0]):
+        return sizes[0] ** 2 > 2 * MATRIX_ENTRIES
+    return single
+
+
+def real_matrix(axis_filter):
+    """Real part of the operator of an axis, `(out_size, in_size)`."""
+    return ops.matmul(
+        _synthesis(axis_filter, axis_filter.even, axis_filter.even),
+        _analysis(axis_filter),
+    )
+
+
+def to_complex_matrix(axis_filter):
+    """Operator from real to complex, `(2 * out_size, in_size)`.
+
+    Rows 2j and 2j + 1 give the real and the imaginary part of output j.
+    """
+    even, odd = axis_filter.even, axis_filter.odd
+    rows = ops.stack(
+        [
+            _synthesis(axis_filter, even, even),
+            _synthesis(axis_filter, odd, -odd, swap=True),
+        ],
+        axis=1,
+    )
+    rows = ops.reshape(rows, (-1, 2 * (axis_filter.out_size // 2 + 1)))
+    return ops.matmul(rows, _analysis(axis_filter))
+
+
+def from_complex_matrix(axis_filter):
+    """Operator from complex to real, `(out_size, 2 * in_size)`.
+
+    It multiplies the real part of the input stacked over its imaginary part.
+    An inverse real transform takes the upper half of the spectrum for the
+    mirror of the lower, so the imaginary part enters as i * even.
+    """
+    even = axis_filter.even
+    analysis = _analysis(axis_filter)
+    real = ops.matmul(_synthesis(axis_filter, even, even), analysis)
+    imaginary = ops.matmul(
+        _synthesis(axis_filter, -even, even, swap=True), analysis
+    )
+    return ops.concatenate([real, imaginary], axis=1)
+
+
+def apply_matrix(x, matrix, axis):
+    """Multiplies one axis of `x` by a matrix, whatever the rank of `x`."""
+    shape = ops.shape(x)
+    rows, columns = ops.shape(matrix)
+    matrix = ops.cast(matrix, x.dtype)
+    if axis == len(shape) - 1:
+        x = ops.matmul(ops.reshape(x, (-1, columns)), ops.transpose(matrix))
+    else:
+        after = functools.reduce(operator.mul, shape[axis + 1 :])
+        x = ops.matmul(matrix, ops.reshape(x, (-1, columns, after)))
+    return ops.reshape(x, (*shape[:axis], rows, *shape[axis + 1 :]))
+
+
+def apply_transform(x, axis_filter, axis):
+    """The product with `real_matrix`, by Fourier transforms.
+
+    For long axes, whose matrix would cost more than the transforms.
+    """
+    in_size, out_size, even, _, scale = axis_filter
+    bins = out_size // 2 + 1
+    # An inverse real transform counts every frequency twice by itself, except
+    # for zero and the Nyquist bin, and divides by the size.
+    frequencies = ops.arange(bins, dtype="int32")
+    alone = ops.logical_or(frequencies == 0, 2 * frequencies == out_size)
+    weights = ops.where(alone, even, even / 2) * _float32(out_size) * scale
+    dtype = x.dtype
+    x = ops.cast(ops.moveaxis(x, axis, -1), "float32")
+    real, imaginary = ops.rfft(x, fft_length=in_size)
+    x = ops.irfft(
+        (real[..., :bins] * weights, imaginary[..., :bins] * weights),
+        fft_length=out_size,
+    )
+    return ops.cast(ops.moveaxis(x, -1, axis), dtype)
+
+
+def _even_and_odd(frequencies, out_size, above, below):
+    # Zero has no negative twin; the Nyquist bin has no positive one.
+    above = ops.where(2 * frequencies == out_size, 0.0, above)
+    below = ops.where(frequencies == 0, 0.0, below)
+    return above + below, above - below
+
+
+def _synthesis(axis_filter, cosine_weights, sine_weights, swap=False):
+    """Weighted cosines and sines side by side, `(out_size, 2 * bins)`."""
+    cosine, sine = _tables(axis_filter.out_size)
+    if swap:
+        cosine, sine = sine, cosine
+    scale = axis_filter.scale
+    return ops.concatenate(
+        [cosine * (cosine_weights * scale), sine * (sine_weights * scale)],
+        axis=1,
+    )
+
+
+def _analysis(axis_filter):
+    """Cosines over sines of the frequencies kept, `(2 * bins, in_size)`."""
+    bins = axis_filter.out_size // 2 + 1
+    tables = [ops.transpose(table) for table in _tables(axis_filter.in_size)]
+    return ops.concatenate([table[:bins] for table in tables], axis=0)
+
+
+def _tables(size):
+    """cos and sin of 2 pi j k / size, for j < size and k <= size / 2."""
+    if _is_number(size):
+        return _constant_tables(int(size))
+    # Reduced modulo the size as integers: exact however large the product.
+    phase = ops.mod(
+        ops.arange(size, dtype="int32")[:, None]
+        * ops.arange(size // 2 + 1, dtype="int32")[None, :],
+        size,
+    )
+    angle = ops.cast(phase, "float32") * (2 * np.pi / _float32(size))
+    return ops.cos(angle), ops.sin(angle)
+
+
+@functools.lru_cache(maxsize=64)
+def _constant_tables(size):
+    phase = np.outer(np.arange(size), np.arange(size // 2 + 1)) % size
+    angle = phase * (2 * np.pi / size)
+    return np.cos(angle).astype("float32"), np.sin(angle).astype("float32")
+
+
+def _is_number(value):
+    return isinstance(value, (int, float, np.number))
+
+
+def _numpy_or_ops(*values):
+    return np if all(map(_is_number, values)) else ops
+
+
+def _float32(value):
+    return (
+        np.float32(value) if _is_number(value) else ops.cast(value, "float32")
+    )
+
+
+def _int32(value):
+    return int(value) if _is_number(value) else ops.cast(value, "int32")
+
+
+def minimum(a, b):
+    return min(a, b) if _is_number(a) and _is_number(b) else ops.minimum(a, b)
+
+
+def maximum(a, b):
+    return max(a, b) if _is_number(a) and _is_number(b) else ops.maximum(a, b)

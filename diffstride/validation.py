@@ -1,0 +1,82 @@
+"""Checks of constructor arguments, with the errors a reader can act on."""
+
+import math
+import numbers
+
+import keras
+
+
+def is_number(value):
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def check_strides(strides, rank):
+    """A stride of 1 or more for each of `rank` axes, as floats."""
+    values = (strides,) * rank if is_number(strides) else strides
+    if not isinstance(values, (tuple, list)) or len(values) != rank:
+        raise ValueError(
+            f"`strides` must be a number or a tuple of {rank} numbers. "
+            f"Received: strides={strides}"
+        )
+    if not all(is_number(s) and math.isfinite(s) and s >= 1 for s in values):
+        raise ValueError(
+            "`strides` must be finite numbers of 1 or more. "
+            f"Received: strides={strides}"
+        )
+    return tuple(float(stride) for stride in values)
+
+
+def check_choice(value, name, choices):
+    if value not in choices:
+        raise ValueError(
+            f"`{name}` must be one of {choices}. Received: {name}={value!r}"
+        )
+    return value
+
+
+def check_data_format(data_format):
+    if data_format is None:
+        return keras.config.image_data_format()
+    return check_choice(
+        data_format, "data_format", ("channels_last", "channels_first")
+    )
+
+
+def check_smoothness_factor(value):
+    if not is_number(value) or not math.isfinite(value) or value < 0:
+        raise ValueError(
+            "`smoothness_factor` must be a finite number of 0 or more. "
+            f"Received: smoothness_factor={value}"
+        )
+
+
+def check_limits(lower, upper):
+    for name, value in [
+        ("lower_limit_stride", lower),
+        ("upper_limit_stride", upper),
+    ]:
+        if value is not None and not (is_number(value) and value >= 1):
+            raise ValueError(
+                f"`{name}` must be None or a number of 1 or more. "
+                f"Received: {name}={value}"
+            )
+    if None not in (lower, upper) and lower > upper:
+        raise ValueError(
+            "`lower_limit_stride` must not exceed `upper_limit_stride`. "
+            f"Received: lower_limit_stride={lower}, upper_limit_stride={upper}"
+        )
+
+
+def check_two_integers(value, name):
+    """An integer of 1 or more for each of two axes."""
+    values = (value, value) if is_number(value) else value
+    if (
+        not isinstance(values, (tuple, list))
+        or len(values) != 2
+        or not all(is_number(v) and v == v // 1 and v >= 1 for v in values)
+    ):
+        raise ValueError(
+            f"`{name}` must be an integer of 1 or more, or a tuple of two. "
+            f"Received: {name}={value}"
+        )
+    return tuple(int(v) for v in values)
