@@ -1,0 +1,383 @@
+"""What happens beside the fit: records, checkpoints, refreshed sizes."""
+
+import dataclasses
+import json
+import math
+import pathlib
+import time
+
+import keras
+import numpy as np
+from absl import logging
+
+from diffstride import checkpoints as checkpoints_lib
+from diffstride.base_pooling import BaseDiffStride
+
+
+@dataclasses.dataclass
+class Progress:
+    """Where a run is: what a checkpoint holds besides the variables.
+
+    Args:
+        epoch: Epochs done.
+        step: Steps done in the epoch under way.
+        seconds: Seconds spent in it.
+        history: One dict for each epoch done.
+        best: The epoch with the best monitored value: its checkpoint's step
+            and the value, or None.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    history: list = dataclasses.field(default_factory=list)
+    best: dict | None = None
+
+
+def learned_strides(model):
+    """The strides of every layer that learns them, by the layer's name."""
+    return {
+        layer.name: np.asarray(layer.strides, "float64").tolist()
+        for layer in model._flatten_layers(include_self=False)
+        if isinstance(getattr(layer, "strides", None), keras.Variable)
+    }
+
+
+class RefreshSizes(keras.callbacks.Callback):
+    """Lets the static sizes of DiffStride layers follow their strides.
+
+    Where a layer holds static sizes (always under JAX, and with
+    `static_sizes=True`), its strides move at every step, but its sizes only
+    when this callback looks. Where a size changed, the compiled functions of
+    the model are replaced. Those of earlier sizes are kept, so that a size
+    seen before costs no compilation.
+
+    Args:
+        every: `"epoch"`, or an integer: a number of training steps.
+
+    Attributes:
+        compilations: number of training functions in use so far.
+
+    Example:
+
+    ```python
+    model.fit(x, y, callbacks=[diffstride.callbacks.RefreshSizes()])
+    ```
+    """
+
+    _FUNCTIONS = ("train_function", "test_function", "predict_function")
+
+    def __init__(self, every="epoch"):
+        super().__init__()
+        if every != "epoch" and not (isinstance(every, int) and every > 0):
+            raise ValueError(
+                "`every` must be 'epoch' or a positive integer. "
+                f"Received: every={every}"
+            )
+        self.every = every
+        self.compilations = 1
+        self._steps = 0
+        # Pairs of the sizes that a graph was built with, by layer, and the
+        # functions compiled from it.
+        self._kept = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.every == "epoch":
+            return
+        self._steps += 1
+        if self._steps % self.every == 0:
+            if keras.backend.backend() == "jax":
+                # The variables lag behind the state of the training step.
+                self.model.jax_state_sync()
+            self.refresh()
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.every == "epoch":
+            self.refresh()
+
+    def refresh(self):
+        """Brings sizes up to date; replaces functions where one changed."""
+        model = self.model
+        layers = [
+            layer
+            for layer in model._flatten_layers()
+            if isinstance(layer, BaseDiffStride) and layer.supports_jit
+        ]
+        built = {layer: layer.built_sizes for layer in layers}
+        if not any([layer.refresh_sizes() for layer in layers]):
+            return
+        self._kept.append(
+            (built, {name: getattr(model, name) for name in self._FUNCTIONS})
+        )
+        for index, (built, functions) in enumerate(self._kept):
+            if all(layer.sizes_follow(sizes) for layer, sizes in built.items()):
+                del self._kept[index]
+                break
+        else:
+            built = {layer: {} for layer in layers}
+            functions = dict.fromkeys(self._FUNCTIONS)
+            self.compilations += 1
+        for layer, sizes in built.items():
+            layer.built_sizes = sizes
+        for name, function in functions.items():
+            setattr(model, name, function)
+        model.make_train_function()
+
+
+class StopOnNaN(keras.callbacks.Callback):
+    """Raises `FloatingPointError` at the first step without a finite loss.
+
+    Args:
+        progress: the `Progress` of the run.
+        checkpoints: the `Checkpoints` of the run, to name the last good one.
+    """
+
+    # Keras then reads the loss in a thread and need not wait for each step.
+    async_safe = True
+
+    def __init__(self, progress, checkpoints):
+        super().__init__()
+        self._progress = progress
+        self._checkpoints = checkpoints
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._start_step = self._progress.step
+        self._losses = {}
+        self._checked = 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._losses[batch] = logs["loss"]
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self._check_losses()
+
+    def on_test_begin(self, logs=None):
+        self._check_losses()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._check_losses()
+        for name, value in logs.items():
+            if not math.isfinite(value):
+                self._stop(f"`{name}` is {value} after epoch {epoch + 1}.")
+
+    def _check_losses(self):
+        # Threads may deliver the losses out of order.
+        while self._checked in self._losses:
+            loss = self._losses.pop(self._checked)
+            self._checked += 1
+            if not math.isfinite(loss):
+                self._stop(
+                    f"The loss is {loss} at step "
+                    f"{self._start_step + self._checked} of epoch "
+                    f"{self._progress.epoch + 1}."
+                )
+
+    def _stop(self, reason):
+        steps = self._checkpoints.steps()
+        kept = self._checkpoints.path(steps[-1]) if steps else "none yet"
+        raise FloatingPointError(
+            f"{reason} Training stops; a smaller learning rate or a warm-up "
+            f"may help. Last good checkpoint: {kept}"
+        )
+
+
+class Recorder(keras.callbacks.Callback):
+    """Adds one line to the history for each epoch.
+
+    A line holds the metrics, the learning rate, the strides of every layer
+    that learns them, and the time.
+
+    Args:
+        progress: the `Progress` of the run.
+        path: the JSON-lines file.
+        batch_size: integer. Images in a training step.
+    """
+
+    def __init__(self, progress, path, batch_size):
+        super().__init__()
+        self._progress = progress
+        self._path = pathlib.Path(path)
+        self._batch_size = batch_size
+
+    def rewind(self):
+        """Makes the file say what the progress says, and no more."""
+        lines = [json.dumps(row) + "\n" for row in self._progress.history]
+        checkpoints_lib.write_atomically(
+            self._path, lambda file: file.write("".join(lines).encode())
+        )
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch_began = time.monotonic() - self._progress.seconds
+        self._training_began = time.monotonic()
+        self._steps = 0
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if batch == 1:  # The first step also compiles.
+            self._training_began = time.monotonic()
+            self._steps = 0
+        self._steps += 1
+
+    def on_test_begin(self, logs=None):
+        self._training_seconds = time.monotonic() - self._training_began
+
+    def on_epoch_end(self, epoch, logs=None):
+        images = self._steps * self._batch_size
+        row = {
+            "epoch": epoch + 1,
+            **logs,
+            "learning_rate": float(self.model.optimizer.learning_rate),
+            "strides": learned_strides(self.model),
+            "seconds": round(time.monotonic() - self._epoch_began, 3),
+            "images_per_second": round(images / self._training_seconds, 1),
+        }
+        self._progress.history.append(row)
+        with open(self._path, "a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+class TensorBoard(keras.callbacks.Callback):
+    """Writes the last line of the history as TensorBoard scalars.
+
+    Keras's own callback closes its files at the end of each `fit`, and a run is
+    one `fit` for each epoch.
+
+    Args:
+        progress: the `Progress` of the run.
+        log_dir: directory of the event files.
+    """
+
+    def __init__(self, progress, log_dir):
+        super().__init__()
+        from tensorflow import summary
+
+        self._summary = summary
+        self._progress = progress
+        self._writers = {
+            name: summary.create_file_writer(str(pathlib.Path(log_dir, name)))
+            for name in ("train", "validation")
+        }
+
+    def on_epoch_end(self, epoch, logs=None):
+        for name, value in self._progress.history[-1].items():
+            if name.startswith("val_"):
+                self._write("validation", f"epoch_{name[4:]}", value)
+            elif isinstance(value, dict):
+                for layer, values in value.items():
+                    for axis, number in enumerate(np.atleast_1d(values)):
+                        self._write("train", f"{name}/{layer}/{axis}", number)
+            else:
+                self._write("train", f"epoch_{name}", value)
+        for writer in self._writers.values():
+            writer.flush()
+
+    def _write(self, split, tag, value):
+        with self._writers[split].as_default(step=self._progress.epoch):
+            self._summary.scalar(tag, value)
+
+
+class Checkpointing(keras.callbacks.Callback):
+    """Saves the run after each epoch, within epochs, and before it is ended.
+
+    Args:
+        checkpoints: the `Checkpoints` of the run.
+        progress: the `Progress` of the run.
+        train_steps: integer. Steps in an epoch.
+        every: integer or None. Also save after so many steps of an epoch.
+        monitor: string. The logged value that tells the best epoch, a loss to
+            be small and anything else to be large.
+        signals: object whose `received` is the number of the signal that asks
+            to end, or None.
+    """
+
+    def __init__(
+        self, checkpoints, progress, train_steps, every, monitor, signals
+    ):
+        super().__init__()
+        self._checkpoints = checkpoints
+        self._progress = progress
+        self._train_steps = train_steps
+        self._every = every
+        self._monitor = monitor
+        self._signals = signals
+        self._metrics = None
+
+    def restore(self, model, arrays):
+        """Puts a model where it was, the metrics of an epoch half done too."""
+        checkpoints_lib.restore_model(model, arrays)
+        if self._progress.step:
+            self._metrics = _values(model.metrics_variables)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._start_step = self._progress.step
+        self._began = time.monotonic() - self._progress.seconds
+        if self._metrics is not None:
+            # `fit` has just reset them.
+            for variable, value in zip(
+                self.model.metrics_variables, self._metrics, strict=True
+            ):
+                variable.assign(value)
+            self._metrics = None
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self._progress.step = self._start_step + batch
+        if batch and self._every and self._progress.step % self._every == 0:
+            self._save()
+        self._end_if_asked()
+
+    def on_test_begin(self, logs=None):
+        self._progress.step = self._train_steps
+        # `evaluate` is about to reset them.
+        self._metrics = _values(self.model.metrics_variables)
+
+    def on_test_batch_begin(self, batch, logs=None):
+        self._end_if_asked()
+
+    def on_epoch_end(self, epoch, logs=None):
+        progress = self._progress
+        progress.epoch = epoch + 1
+        progress.step = 0
+        self._metrics = None
+        value = logs[self._monitor]
+        best = progress.best
+        smaller_is_better = self._monitor.endswith("loss")
+        if best is None or (
+            value < best["value"] if smaller_is_better else value > best["value"]
+        ):
+            progress.best = {
+                "step": progress.epoch * self._train_steps,
+                "epoch": progress.epoch,
+                "value": value,
+            }
+        self._save(seconds=0.0)
+        self._end_if_asked(saved=True)
+
+    def _save(self, seconds=None):
+        progress = self._progress
+        progress.seconds = (
+            time.monotonic() - self._began if seconds is None else seconds
+        )
+        arrays = checkpoints_lib.model_arrays(self.model)
+        if self._metrics is not None:
+            for index, value in enumerate(self._metrics):
+                arrays[f"metrics/{index}"] = value
+        if not all(np.isfinite(array).all() for array in arrays.values()):
+            return  # The loss will tell; the last good checkpoint stays.
+        self._checkpoints.save(
+            progress.epoch * self._train_steps + progress.step,
+            arrays,
+            dataclasses.asdict(progress),
+            best_step=progress.best and progress.best["step"],
+        )
+
+    def _end_if_asked(self, saved=False):
+        signal = self._signals.received
+        if signal is None:
+            return
+        if not saved:
+            self._save()
+        logging.info("Signal %d: checkpoint saved, training ends.", signal)
+        raise SystemExit(128 + signal)
+
+
+def _values(variables):
+    return [np.array(variable) for variable in variables]

@@ -1,0 +1,196 @@
+"""Checkpoints that survive a kill at any moment.
+
+One file holds everything: every variable, and the place in the run. It appears
+under its name only once it is complete on the disk, and the checksums of its
+archive tell when that is no longer so.
+"""
+
+import json
+import os
+import pathlib
+import zipfile
+import zlib
+
+import numpy as np
+from absl import logging
+
+_STATE = "state"
+_CORRUPT = (zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError)
+
+
+def write_atomically(path, write):
+    """Calls `write(file)`; the file replaces `path` when it is on the disk."""
+    path = pathlib.Path(path)
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)  # The new name, too, is on the disk.
+    finally:
+        os.close(directory)
+
+
+class Checkpoints:
+    """The checkpoints of one run, in one directory.
+
+    Args:
+        directory: where they are, or will be.
+        keep: integer. How many of the latest to keep; the best one is kept
+            besides.
+
+    Example:
+
+    >>> import tempfile
+    >>> checkpoints = Checkpoints(tempfile.mkdtemp())
+    >>> _ = checkpoints.save(100, {"kernel": np.ones(3)}, {"epoch": 2})
+    >>> arrays, state = checkpoints.load()
+    >>> arrays["kernel"], state["epoch"]
+    (array([1., 1., 1.]), 2)
+    """
+
+    def __init__(self, directory, keep=2):
+        if keep < 1:
+            raise ValueError(
+                f"`keep` must be at least 1. Received: keep={keep}"
+            )
+        self.directory = pathlib.Path(directory)
+        self.keep = keep
+
+    def path(self, step):
+        return self.directory / f"checkpoint-{step:09d}.npz"
+
+    def steps(self):
+        """The steps at which there are checkpoints, in order."""
+        return sorted(
+            int(path.stem.split("-")[1])
+            for path in self.directory.glob("checkpoint-*.npz")
+        )
+
+    def save(self, step, arrays, state, best_step=None):
+        """Writes a checkpoint and removes those no longer needed.
+
+        Args:
+            step: integer. Training steps so far, in all epochs.
+            arrays: dict of NumPy arrays.
+            state: whatever else, as JSON.
+            best_step: integer. The checkpoint to keep besides the latest ones.
+
+        Returns:
+            The path of the checkpoint.
+        """
+        path = self.path(step)
+        encoded = np.frombuffer(json.dumps(state).encode(), np.uint8)
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            write_atomically(
+                path,
+                lambda file: np.savez(file, **{_STATE: encoded}, **arrays),
+            )
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"The checkpoint {path} could not be written "
+                f"({error.strerror}). {self._where_it_goes_on()}",
+            ) from error
+        for old in self.steps()[: -self.keep]:
+            if old != best_step:
+                self.path(old).unlink(missing_ok=True)
+        return path
+
+    def load(self, step=None):
+        """Reads a checkpoint: by default the latest one that is intact.
+
+        Args:
+            step: integer. The checkpoint to read, and no other.
+
+        Returns:
+            `(arrays, state)` as saved, or None where nothing was.
+        """
+        if step is not None:
+            return self._read(self.path(step))
+        errors = []
+        for step in reversed(self.steps()):
+            path = self.path(step)
+            try:
+                loaded = self._read(path)
+            except _CORRUPT as error:
+                errors.append(f"{path} ({error})")
+                logging.warning("Corrupt checkpoint: %s", errors[-1])
+                continue
+            if errors:
+                logging.warning("Falling back to the checkpoint %s", path)
+            return loaded
+        if errors:
+            raise ValueError(
+                "No intact checkpoint is left; empty "
+                f"{self.directory} to start again. Corrupt: "
+                + ", ".join(errors)
+            )
+        return None
+
+    def _read(self, path):
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        return arrays, json.loads(arrays.pop(_STATE).tobytes())
+
+    def _where_it_goes_on(self):
+        steps = self.steps()
+        if not steps:
+            return "There is no earlier one."
+        return (
+            f"The last good one is {self.path(steps[-1])}: the same command "
+            "goes on from there."
+        )
+
+
+def model_arrays(model):
+    """All variables of a compiled model: weights, optimizer and metrics."""
+    if hasattr(model, "jax_state_sync"):
+        # During `fit` under JAX the variables live outside the model.
+        model.jax_state_sync()
+    return {
+        f"{group}/{index}": _to_numpy(variable)
+        for group, variables in _groups(model).items()
+        for index, variable in enumerate(variables)
+    }
+
+
+def restore_model(model, arrays):
+    """Assigns what `model_arrays` returned to the variables of a model."""
+    for group, variables in _groups(model).items():
+        saved = [name for name in arrays if name.startswith(f"{group}/")]
+        if len(saved) != len(variables):
+            raise ValueError(
+                f"The checkpoint has {len(saved)} variables of the {group}, "
+                f"the model of this configuration {len(variables)}."
+            )
+        for index, variable in enumerate(variables):
+            value = arrays[f"{group}/{index}"]
+            if value.shape != tuple(variable.shape):
+                raise ValueError(
+                    f"`{variable.path}` has shape {tuple(variable.shape)} in "
+                    f"this configuration, {value.shape} in the checkpoint."
+                )
+            variable.assign(value)
+
+
+def _groups(model):
+    return {
+        "model": model.variables,
+        "optimizer": model.optimizer.variables,
+        "metrics": model.metrics_variables,
+    }
+
+
+def _to_numpy(variable):
+    value = np.asarray(variable)
+    # NumPy archives know no bfloat16; float32 holds its values exactly.
+    return value.astype("float32") if value.dtype.kind == "V" else value
