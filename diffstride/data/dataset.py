@@ -3,6 +3,9 @@
 import dataclasses
 from collections.abc import Callable, Iterable
 
+import keras
+import numpy as np
+
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
@@ -34,3 +37,76 @@ class Dataset:
     num_classes: int | dict[str, int]
     name: str
     input_dtype: str = "float32"
+
+
+class Batches(keras.utils.PyDataset):
+    """A run of batches, each computed from its number alone.
+
+    `fit` computes them ahead of their use, in threads. As a batch depends on
+    nothing but its number, the threads cannot change what is trained on.
+
+    Args:
+        make_batch: Function from the number of a batch to the batch.
+        stop: Number after that of the last batch.
+        start: Number of the first batch.
+        workers: Number of threads.
+
+    Example:
+
+    >>> batches = Batches(lambda step: (step, step**2), stop=5, start=2)
+    >>> list(batches)
+    [(2, 4), (3, 9), (4, 16)]
+    """
+
+    def __init__(self, make_batch, stop, start=0, workers=2):
+        super().__init__(workers=workers)
+        if not 0 <= start <= stop:
+            raise ValueError(
+                f"`start` must lie between 0 and the {stop} batches there are. "
+                f"Received: start={start}"
+            )
+        self.make_batch = make_batch
+        self.start = start
+        self.stop = stop
+
+    def __len__(self):
+        return self.stop - self.start
+
+    def __getitem__(self, index):
+        return self.make_batch(self.start + index)
+
+
+def random_generator(seed, epoch, step=None):
+    """NumPy's generator for a step of an epoch, or for the epoch as a whole."""
+    # NumPy takes (1, 2) and (1, 2, 0) for the same seed, hence the `+ 1`.
+    return np.random.default_rng([seed, epoch, 0 if step is None else step + 1])
+
+
+def process_rows(batch_size, process_index=0, process_count=1):
+    """The rows of a global batch that fall to one of several processes."""
+    return np.array_split(np.arange(batch_size), process_count)[process_index]
+
+
+def validate_batching(
+    num_train, batch_size, seed, process_index=0, process_count=1
+):
+    """Checks the arguments that every loader shares."""
+    if batch_size < 1 or batch_size > num_train:
+        raise ValueError(
+            f"`batch_size` must lie between 1 and the {num_train} training "
+            f"examples there are. Received: batch_size={batch_size}"
+        )
+    if seed < 0:
+        raise ValueError(f"`seed` must not be negative. Received: seed={seed}")
+    if not 0 <= process_index < process_count:
+        raise ValueError(
+            "`process_index` must lie between 0 and `process_count` - 1. "
+            f"Received: process_index={process_index}, "
+            f"process_count={process_count}"
+        )
+    if batch_size % process_count:
+        raise ValueError(
+            "`batch_size` is that of all processes together and must be a "
+            f"multiple of `process_count`. Received: batch_size={batch_size}, "
+            f"process_count={process_count}"
+        )

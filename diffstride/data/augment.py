@@ -1,0 +1,369 @@
+"""Random changes to a batch of images, the same ones for every data set.
+
+All of it is NumPy on whole batches. Keras's preprocessing layers were not
+used: `RandomCrop` crops a whole batch at the same place, `MixUp` and
+`RandomFlip` keep a random state of their own where these pipelines need every
+number to follow from seed, epoch and step, and a layer runs on the device that
+trains. Here a CIFAR batch stays `uint8`, a quarter of the size, until its
+normalization at the very end, and one core makes tens of thousands of images
+a second, many times what a training step takes.
+
+Randomness and its use are apart: `Augmentation.draw` draws for a global batch,
+the other functions are deterministic. So several processes can each make their
+own rows of the batch that one process would have made.
+"""
+
+import dataclasses
+
+import numpy as np
+
+# Means and standard deviations of the training images, on a scale of 0 to 1.
+IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CIFAR10_STATISTICS = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
+CIFAR100_STATISTICS = ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
+
+# The share of the shorter side of a test image that is kept where training
+# images are cropped at random: 224 of 256 pixels.
+_CENTRAL_FRACTION = 0.875
+_ATTEMPTS = 10
+
+
+def random_boxes(
+    uniforms, heights, widths, area=(0.08, 1.0), aspect=(3 / 4, 4 / 3)
+):
+    """Inception's random crops: a share of the area, an aspect, a place.
+
+    Args:
+        uniforms: Array `(batch, attempts, 4)` of numbers between 0 and 1. The
+            first attempt that fits into its image counts; where none does, the
+            largest central box of a permitted aspect is taken.
+        heights: Heights of the images, one number or one for each image.
+        widths: Their widths.
+        area: Smallest and largest share of the area of the image.
+        aspect: Smallest and largest ratio of width to height; its logarithm is
+            uniform.
+
+    Returns:
+        Integer array `(batch, 4)` of top, left, height and width.
+
+    Reference:
+        - [Szegedy et al., 2015](https://arxiv.org/abs/1409.4842), section 6.
+    """
+    heights, widths = np.broadcast_arrays(heights, widths)
+    limits = np.log(aspect)
+    areas = area[0] + (area[1] - area[0]) * uniforms[..., 0]
+    areas = areas * (heights * widths)[..., np.newaxis]
+    ratios = np.exp(limits[0] + (limits[1] - limits[0]) * uniforms[..., 1])
+    box_heights = np.rint(np.sqrt(areas / ratios))
+    box_widths = np.rint(np.sqrt(areas * ratios))
+    fits = (box_heights >= 1) & (box_heights <= heights[..., np.newaxis])
+    fits &= (box_widths >= 1) & (box_widths <= widths[..., np.newaxis])
+    first = np.argmax(fits, axis=1)
+    rows = np.arange(len(first))
+    box_heights, box_widths = box_heights[rows, first], box_widths[rows, first]
+    spare_height, spare_width = heights - box_heights, widths - box_widths
+    boxes = np.stack(
+        [
+            np.floor(uniforms[rows, first, 2] * (spare_height + 1)),
+            np.floor(uniforms[rows, first, 3] * (spare_width + 1)),
+            box_heights,
+            box_widths,
+        ],
+        axis=1,
+    ).astype("int32")
+    ratio = np.clip(widths / heights, *aspect)
+    fallback = central_boxes(heights, widths, ratio)
+    return np.where(fits.any(axis=1)[:, np.newaxis], boxes, fallback)
+
+
+def central_boxes(heights, widths, ratio, fraction=1.0):
+    """The largest central boxes of a ratio of width to height.
+
+    Args:
+        heights: Heights of the images.
+        widths: Their widths.
+        ratio: Width over height of the boxes.
+        fraction: Scales both sides of the largest box.
+
+    Returns:
+        Integer array `(batch, 4)` of top, left, height and width.
+    """
+    heights, widths, ratio = np.broadcast_arrays(heights, widths, ratio)
+    box_heights = np.rint(fraction * np.minimum(heights, widths / ratio))
+    box_widths = np.rint(fraction * np.minimum(widths, heights * ratio))
+    box_heights, box_widths = (
+        np.maximum(box_heights, 1),
+        np.maximum(box_widths, 1),
+    )
+    tops = np.rint((heights - box_heights) / 2)
+    lefts = np.rint((widths - box_widths) / 2)
+    boxes = np.stack([tops, lefts, box_heights, box_widths], axis=-1)
+    return boxes.astype("int32")
+
+
+def crop_and_resize(images, boxes, size):
+    """Resizes a box of each image, bilinearly and without aliasing.
+
+    The result is that of `keras.ops.image.resize(..., antialias=True)` on each
+    box, rounded where the images are integers.
+
+    Args:
+        images: Array `(batch, height, width, channels)`.
+        boxes: Array `(batch, 4)` of top, left, height and width.
+        size: Height and width of the result.
+    """
+    batch, height, width, channels = images.shape
+    rows = _resampling(boxes[:, 0], boxes[:, 2], height, size[0])
+    columns = _resampling(boxes[:, 1], boxes[:, 3], width, size[1])
+    resized = rows @ images.reshape(batch, height, -1).astype("float32")
+    resized = resized.reshape(batch, size[0], width, channels)
+    resized = columns[:, np.newaxis] @ resized
+    if np.issubdtype(images.dtype, np.integer):
+        resized = np.rint(resized, out=resized)
+    return resized.astype(images.dtype)
+
+
+def _resampling(starts, lengths, size, resized):
+    """The matrices `(batch, resized, size)` of linear interpolation."""
+    scales = np.maximum(lengths, 1)[:, np.newaxis] / resized
+    centers = (np.arange(resized) + 0.5) * scales + starts[:, np.newaxis]
+    pixels = np.arange(size)
+    distances = np.abs(centers[..., np.newaxis] - 0.5 - pixels)
+    # A triangle as wide as the distance between output pixels is the
+    # antialiasing; weights beyond the box go to the pixels inside.
+    weights = 1 - distances / np.maximum(scales, 1)[..., np.newaxis]
+    weights = np.maximum(weights, 0)
+    ends = starts + lengths
+    inside = (pixels >= starts[:, np.newaxis]) & (pixels < ends[:, np.newaxis])
+    weights *= inside[:, np.newaxis]
+    weights /= weights.sum(axis=-1, keepdims=True)
+    return weights.astype("float32")
+
+
+def random_crop(images, offsets, padding):
+    """Pads all sides with zeros and crops each image at its own offset.
+
+    Args:
+        images: Array `(batch, height, width, channels)`.
+        offsets: Integer array `(batch, 2)`: row and column, between 0 and
+            twice the padding, where the crop starts in the padded image.
+        padding: Number of pixels on each side.
+    """
+    batch, height, width, channels = images.shape
+    shape = (batch, height + 2 * padding, width + 2 * padding, channels)
+    padded = np.zeros(shape, images.dtype)
+    padded[:, padding : padding + height, padding : padding + width] = images
+    # Rows of pixels times channels: long copies instead of triples.
+    windows = np.lib.stride_tricks.sliding_window_view(
+        padded.reshape(batch, shape[1], -1), (height, width * channels), (1, 2)
+    )
+    crops = windows[np.arange(batch), offsets[:, 0], offsets[:, 1] * channels]
+    return crops.reshape(images.shape)
+
+
+def flip_left_right(images, flips):
+    """Mirrors the images for which `flips` is true."""
+    flipped = images.copy()
+    flipped[flips] = images[flips, :, ::-1]
+    return flipped
+
+
+def normalize(images, mean, std):
+    """`(images - mean) / std` for each channel, as float32."""
+    batch, height, width, _ = images.shape
+    # One long row of factors for NumPy's inner loop, in place of one pixel.
+    scale = np.tile(1 / np.asarray(std, "float32"), height * width)
+    shift = np.tile(np.asarray(mean, "float32"), height * width) * scale
+    normalized = np.multiply(
+        images.reshape(batch, -1), scale, dtype="float32", casting="unsafe"
+    )
+    normalized -= shift
+    return normalized.reshape(images.shape)
+
+
+def smooth_labels(labels, num_classes, smoothing=0.0):
+    """One-hot targets that give the share `smoothing` to all the classes."""
+    targets = np.full(
+        (len(labels), num_classes), smoothing / num_classes, "float32"
+    )
+    targets[np.arange(len(labels)), labels] += 1 - smoothing
+    return targets
+
+
+def mixup(values, partners, weights):
+    """`weights * values + (1 - weights) * partners`, one weight an example.
+
+    Reference:
+        - [Zhang et al., 2018](https://arxiv.org/abs/1710.09412).
+    """
+    weights = weights.astype("float32")
+    weights = weights.reshape(-1, *[1] * (values.ndim - 1))
+    return partners + weights * (values - partners)
+
+
+@dataclasses.dataclass(frozen=True)
+class Draws:
+    """The random numbers of a global batch, one row an example."""
+
+    boxes: np.ndarray
+    offsets: np.ndarray
+    flips: np.ndarray
+    partners: np.ndarray
+    weights: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """What becomes of images and labels on their way into a batch.
+
+    In this order: a box of the image is resized, padded and cropped, flipped,
+    normalized, and mixed with another image of the batch. Test images are only
+    resized and normalized.
+
+    Args:
+        num_classes: Number of classes.
+        mean: Mean of each channel, in the units of the images.
+        std: Standard deviation of each channel.
+        image_size: Height and width after resizing, or one number for both.
+            Defaults to the size of the images.
+        inception_crop: Whether to resize a random box, of 8 to 100 % of the
+            area, and of test images the central 87.5 %. Else the box is the
+            largest one with the aspect of `image_size`.
+        crop_padding: Number of zero pixels to pad with before cropping to the
+            same size at random.
+        flip: Whether to mirror every second image, at random.
+        label_smoothing: Share of the label that all classes divide.
+        mixup_alpha: Parameter of the beta distribution from which the weights
+            of mixup are drawn, for each image; 0 for no mixup. The partners
+            are a permutation of the batch, so an epoch keeps its length.
+
+    Example:
+
+    >>> augmentation = Augmentation(10, (0.5,) * 3, (0.25,) * 3, flip=True)
+    >>> draws = augmentation.draw(np.random.default_rng(0), 8)
+    >>> images, labels = np.ones((8, 32, 32, 3)), np.arange(8)
+    >>> x, y = augmentation(images, labels, draws)
+    >>> x.shape, float(x.max())
+    ((8, 32, 32, 3), 2.0)
+    """
+
+    num_classes: int
+    mean: tuple
+    std: tuple
+    image_size: int | tuple | None = None
+    inception_crop: bool = False
+    crop_padding: int = 0
+    flip: bool = False
+    label_smoothing: float = 0.0
+    mixup_alpha: float = 0.0
+
+    def __post_init__(self):
+        if self.image_size is not None:
+            size = np.broadcast_to(self.image_size, 2)
+            if np.any(size < 1):
+                raise ValueError(
+                    "`image_size` must be 1 or more. Received: "
+                    f"image_size={self.image_size}"
+                )
+            object.__setattr__(self, "image_size", tuple(map(int, size)))
+        if self.crop_padding < 0:
+            raise ValueError(
+                "`crop_padding` must not be negative. Received: "
+                f"crop_padding={self.crop_padding}"
+            )
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(
+                "`label_smoothing` must be at least 0 and less than 1. "
+                f"Received: label_smoothing={self.label_smoothing}"
+            )
+        if self.mixup_alpha < 0:
+            raise ValueError(
+                "`mixup_alpha` must not be negative. Received: "
+                f"mixup_alpha={self.mixup_alpha}"
+            )
+
+    @property
+    def one_hot(self):
+        """Whether targets are one-hot rather than numbers of classes."""
+        return bool(self.label_smoothing or self.mixup_alpha)
+
+    def draw(self, generator, size):
+        """Draws all that is random about a global batch of `size` examples.
+
+        The same numbers are drawn whatever the options, so switching one of
+        them on changes nothing about the others.
+        """
+        alpha = self.mixup_alpha or 1.0
+        return Draws(
+            boxes=generator.random((size, _ATTEMPTS, 4)),
+            offsets=generator.integers(
+                2 * self.crop_padding + 1, size=(size, 2)
+            ),
+            flips=generator.random(size) < 0.5,
+            partners=generator.permutation(size),
+            weights=generator.beta(alpha, alpha, size),
+        )
+
+    def needed(self, draws, rows):
+        """The rows of the global batch from which `rows` are made."""
+        if not self.mixup_alpha:
+            return rows
+        return np.union1d(rows, draws.partners[rows])
+
+    def boxes(self, heights, widths, draws=None, needed=...):
+        """The boxes to resize, of training images if there are `draws`."""
+        if self.inception_crop and draws is not None:
+            return random_boxes(draws.boxes[needed], heights, widths)
+        height, width = self.image_size
+        fraction = _CENTRAL_FRACTION if self.inception_crop else 1.0
+        return central_boxes(heights, widths, width / height, fraction)
+
+    def resize(self, images, draws=None, needed=...):
+        """Crops and resizes images that all have the same size."""
+        size = images.shape[1:3]
+        if self.inception_crop and self.image_size is None:
+            self = dataclasses.replace(self, image_size=size)
+        if not self.inception_crop and self.image_size in (None, size):
+            return images
+        count = np.ones(len(images), int)
+        boxes = self.boxes(size[0] * count, size[1] * count, draws, needed)
+        return crop_and_resize(images, boxes, self.image_size)
+
+    def __call__(self, images, labels, draws, needed=..., rows=...):
+        """Makes a training batch of images that have their size already.
+
+        Args:
+            images: Array `(batch, height, width, channels)`, the rows `needed`
+                of a global batch.
+            labels: Their classes.
+            draws: What `draw` returned for the global batch.
+            needed: Rows of the global batch that are given. Defaults to all.
+            rows: Rows of the global batch to make. Defaults to all.
+        """
+        if self.crop_padding:
+            images = random_crop(
+                images, draws.offsets[needed], self.crop_padding
+            )
+        if self.flip:
+            images = flip_left_right(images, draws.flips[needed])
+        images = normalize(images, self.mean, self.std)
+        if not self.one_hot:
+            return images, labels
+        targets = smooth_labels(labels, self.num_classes, self.label_smoothing)
+        if not self.mixup_alpha:
+            return images, targets
+        everything = np.arange(len(draws.flips))
+        here = np.searchsorted(everything[needed], everything[rows])
+        there = np.searchsorted(everything[needed], draws.partners[rows])
+        weights = draws.weights[rows]
+        return (
+            mixup(images[here], images[there], weights),
+            mixup(targets[here], targets[there], weights),
+        )
+
+    def evaluate(self, images, labels):
+        """Makes a test batch of images that have their size already."""
+        images = normalize(images, self.mean, self.std)
+        if self.one_hot:
+            labels = smooth_labels(labels, self.num_classes)
+        return images, labels
