@@ -1,6 +1,7 @@
 """What happens beside the fit: records, checkpoints, refreshed sizes."""
 
 import dataclasses
+import importlib.util
 import json
 import math
 import pathlib
@@ -10,8 +11,13 @@ import keras
 import numpy as np
 from absl import logging
 
-from diffstride import checkpoints as checkpoints_lib
+from diffstride import complexity
 from diffstride.base_pooling import BaseDiffStride
+from diffstride.checkpoints import (
+    model_arrays,
+    restore_model,
+    write_atomically,
+)
 
 
 @dataclasses.dataclass
@@ -23,6 +29,7 @@ class Progress:
         step: Steps done in the epoch under way.
         seconds: Seconds spent in it.
         history: One dict for each epoch done.
+        initial_strides: The learned strides before the first step, by layer.
         best: The epoch with the best monitored value: its checkpoint's step
             and the value, or None.
     """
@@ -31,15 +38,15 @@ class Progress:
     step: int = 0
     seconds: float = 0.0
     history: list = dataclasses.field(default_factory=list)
+    initial_strides: dict = dataclasses.field(default_factory=dict)
     best: dict | None = None
 
 
 def learned_strides(model):
     """The strides of every layer that learns them, by the layer's name."""
     return {
-        layer.name: np.asarray(layer.strides, "float64").tolist()
-        for layer in model._flatten_layers(include_self=False)
-        if isinstance(getattr(layer, "strides", None), keras.Variable)
+        layer.name: keras.ops.convert_to_numpy(layer.strides).tolist()
+        for layer in complexity.learned_layers(model)
     }
 
 
@@ -184,95 +191,129 @@ class StopOnNaN(keras.callbacks.Callback):
 class Recorder(keras.callbacks.Callback):
     """Adds one line to the history for each epoch.
 
-    A line holds the metrics, the learning rate, the strides of every layer
-    that learns them, and the time.
+    A line holds the metrics, the learning rate, the strides of every layer that
+    learns them and the size of its output, what the model costs, and the time.
 
     Args:
         progress: the `Progress` of the run.
         path: the JSON-lines file.
-        batch_size: integer. Images in a training step.
+        input_shape: shape of an example, to count operations with.
     """
 
-    def __init__(self, progress, path, batch_size):
+    def __init__(self, progress, path, input_shape):
         super().__init__()
         self._progress = progress
         self._path = pathlib.Path(path)
-        self._batch_size = batch_size
+        self._input_shape = input_shape
+        self.costs = None
 
     def rewind(self):
         """Makes the file say what the progress says, and no more."""
         lines = [json.dumps(row) + "\n" for row in self._progress.history]
-        checkpoints_lib.write_atomically(
+        write_atomically(
             self._path, lambda file: file.write("".join(lines).encode())
         )
 
     def on_epoch_begin(self, epoch, logs=None):
         self._epoch_began = time.monotonic() - self._progress.seconds
         self._training_began = time.monotonic()
-        self._steps = 0
+        self._steps_before = self._steps = self._progress.step
 
     def on_train_batch_begin(self, batch, logs=None):
-        if batch == 1:  # The first step also compiles.
+        if batch == 1:  # The first step may also compile.
             self._training_began = time.monotonic()
-            self._steps = 0
+            self._steps_before = self._steps
         self._steps += 1
 
     def on_test_begin(self, logs=None):
-        self._training_seconds = time.monotonic() - self._training_began
+        seconds = time.monotonic() - self._training_began
+        # The loss is a mean over all images of the epoch.
+        images = float(self.model.metrics[0].count)
+        share = (self._steps - self._steps_before) / self._steps
+        self._images_per_second = images * share / seconds
 
     def on_epoch_end(self, epoch, logs=None):
-        images = self._steps * self._batch_size
+        learned = complexity.learned_layers(self.model)
+        if learned or self.costs is None:
+            self.costs = complexity.layer_costs(self.model, self._input_shape)
+        sizes = {cost.name: cost.output_shape for cost in self.costs}
         row = {
             "epoch": epoch + 1,
             **logs,
             "learning_rate": float(self.model.optimizer.learning_rate),
             "strides": learned_strides(self.model),
+            "sizes": {
+                layer.name: [
+                    sizes[layer.name][axis - 1] for axis in layer._axes
+                ]
+                for layer in learned
+            },
+            "macs": sum(cost.macs for cost in self.costs),
             "seconds": round(time.monotonic() - self._epoch_began, 3),
-            "images_per_second": round(images / self._training_seconds, 1),
+            "images_per_second": round(self._images_per_second, 1),
         }
         self._progress.history.append(row)
         with open(self._path, "a") as file:
             file.write(json.dumps(row) + "\n")
 
 
+def tensorboard_is_installed():
+    """Whether `TensorBoard` can write: TensorFlow alone is not enough."""
+    return keras.backend.backend() == "tensorflow" and bool(
+        importlib.util.find_spec("tensorboard")
+    )
+
+
 class TensorBoard(keras.callbacks.Callback):
-    """Writes the last line of the history as TensorBoard scalars.
+    """Writes what a `Recorder` has just recorded, for TensorBoard.
 
     Keras's own callback closes its files at the end of each `fit`, and a run is
     one `fit` for each epoch.
 
     Args:
+        recorder: the `Recorder` of the run.
         progress: the `Progress` of the run.
         log_dir: directory of the event files.
     """
 
-    def __init__(self, progress, log_dir):
+    def __init__(self, recorder, progress, log_dir):
         super().__init__()
         from tensorflow import summary
 
         self._summary = summary
+        self._recorder = recorder
         self._progress = progress
         self._writers = {
-            name: summary.create_file_writer(str(pathlib.Path(log_dir, name)))
-            for name in ("train", "validation")
+            split: summary.create_file_writer(str(pathlib.Path(log_dir, split)))
+            for split in ("train", "validation")
         }
 
     def on_epoch_end(self, epoch, logs=None):
-        for name, value in self._progress.history[-1].items():
-            if name.startswith("val_"):
-                self._write("validation", f"epoch_{name[4:]}", value)
-            elif isinstance(value, dict):
-                for layer, values in value.items():
-                    for axis, number in enumerate(np.atleast_1d(values)):
-                        self._write("train", f"{name}/{layer}/{axis}", number)
-            else:
-                self._write("train", f"epoch_{name}", value)
+        row = self._progress.history[-1]
+        layers = {
+            "strides": row["strides"],
+            "sizes": row["sizes"],
+            "macs": {
+                cost.name: [cost.macs]
+                for cost in self._recorder.costs
+                if cost.macs
+            },
+        }
+        with self._writers["train"].as_default(step=epoch):
+            for name, value in row.items():
+                if name not in layers and not name.startswith("val_"):
+                    self._summary.scalar(f"epoch_{name}", value)
+            self._summary.scalar("epoch_macs", row["macs"])
+            for name, values in layers.items():
+                for layer, numbers in values.items():
+                    for axis, number in enumerate(numbers):
+                        self._summary.scalar(f"{name}/{layer}/{axis}", number)
+        with self._writers["validation"].as_default(step=epoch):
+            for name, value in row.items():
+                if name.startswith("val_"):
+                    self._summary.scalar(f"epoch_{name[4:]}", value)
         for writer in self._writers.values():
             writer.flush()
-
-    def _write(self, split, tag, value):
-        with self._writers[split].as_default(step=self._progress.epoch):
-            self._summary.scalar(tag, value)
 
 
 class Checkpointing(keras.callbacks.Callback):
@@ -283,8 +324,9 @@ class Checkpointing(keras.callbacks.Callback):
         progress: the `Progress` of the run.
         train_steps: integer. Steps in an epoch.
         every: integer or None. Also save after so many steps of an epoch.
-        monitor: string. The logged value that tells the best epoch, a loss to
-            be small and anything else to be large.
+        monitor: string. The logged value that tells the best epoch: a loss is
+            to be small, anything else large. None stands for the accuracy on
+            the test split or, where there is none, the loss.
         signals: object whose `received` is the number of the signal that asks
             to end, or None.
     """
@@ -303,7 +345,7 @@ class Checkpointing(keras.callbacks.Callback):
 
     def restore(self, model, arrays):
         """Puts a model where it was, the metrics of an epoch half done too."""
-        checkpoints_lib.restore_model(model, arrays)
+        restore_model(model, arrays)
         if self._progress.step:
             self._metrics = _values(model.metrics_variables)
 
@@ -337,26 +379,33 @@ class Checkpointing(keras.callbacks.Callback):
         progress.epoch = epoch + 1
         progress.step = 0
         self._metrics = None
-        value = logs[self._monitor]
-        best = progress.best
-        smaller_is_better = self._monitor.endswith("loss")
-        if best is None or (
-            value < best["value"] if smaller_is_better else value > best["value"]
-        ):
-            progress.best = {
-                "step": progress.epoch * self._train_steps,
-                "epoch": progress.epoch,
-                "value": value,
-            }
+        progress.best = self._better(progress.best, logs)
         self._save(seconds=0.0)
         self._end_if_asked(saved=True)
+
+    def _better(self, best, logs):
+        monitor = self._monitor
+        if monitor is None:
+            monitor = "val_accuracy" if "val_accuracy" in logs else "val_loss"
+        if monitor not in logs:
+            raise ValueError(
+                f"`monitor` must be one of {sorted(logs)}. "
+                f"Received: monitor={monitor!r}"
+            )
+        value = logs[monitor]
+        if best is not None:
+            sign = 1 if monitor.endswith("loss") else -1
+            if sign * value >= sign * best["value"]:
+                return best
+        step = self._progress.epoch * self._train_steps
+        return {"epoch": self._progress.epoch, "step": step, "value": value}
 
     def _save(self, seconds=None):
         progress = self._progress
         progress.seconds = (
             time.monotonic() - self._began if seconds is None else seconds
         )
-        arrays = checkpoints_lib.model_arrays(self.model)
+        arrays = model_arrays(self.model)
         if self._metrics is not None:
             for index, value in enumerate(self._metrics):
                 arrays[f"metrics/{index}"] = value

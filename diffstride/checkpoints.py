@@ -14,6 +14,8 @@ import zlib
 import numpy as np
 from absl import logging
 
+from diffstride.complexity import learned_layers
+
 _STATE = "state"
 _CORRUPT = (zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError)
 
@@ -156,30 +158,40 @@ def model_arrays(model):
     if hasattr(model, "jax_state_sync"):
         # During `fit` under JAX the variables live outside the model.
         model.jax_state_sync()
-    return {
+    arrays = {
         f"{group}/{index}": _to_numpy(variable)
         for group, variables in _groups(model).items()
         for index, variable in enumerate(variables)
     }
+    for index, layer in enumerate(learned_layers(model)):
+        # Static sizes follow from strides that are not those of this step.
+        store = {}
+        layer.save_own_variables(store)
+        for name, value in store.items():
+            arrays[f"layer{index}/{name}"] = np.asarray(value)
+    return arrays
 
 
-def restore_model(model, arrays):
+def restore_model(model, arrays, groups=("model", "optimizer", "metrics")):
     """Assigns what `model_arrays` returned to the variables of a model."""
-    for group, variables in _groups(model).items():
-        saved = [name for name in arrays if name.startswith(f"{group}/")]
+    for group in groups:
+        variables = _groups(model)[group]
+        saved = _group(arrays, group)
         if len(saved) != len(variables):
             raise ValueError(
                 f"The checkpoint has {len(saved)} variables of the {group}, "
-                f"the model of this configuration {len(variables)}."
+                f"this configuration {len(variables)}."
             )
         for index, variable in enumerate(variables):
-            value = arrays[f"{group}/{index}"]
+            value = saved[str(index)]
             if value.shape != tuple(variable.shape):
                 raise ValueError(
-                    f"`{variable.path}` has shape {tuple(variable.shape)} in "
-                    f"this configuration, {value.shape} in the checkpoint."
+                    f"`{variable.path}` has the shape {tuple(variable.shape)} "
+                    f"in this configuration, {value.shape} in the checkpoint."
                 )
             variable.assign(value)
+    for index, layer in enumerate(learned_layers(model)):
+        layer.load_own_variables(_group(arrays, f"layer{index}"))
 
 
 def _groups(model):
@@ -187,6 +199,14 @@ def _groups(model):
         "model": model.variables,
         "optimizer": model.optimizer.variables,
         "metrics": model.metrics_variables,
+    }
+
+
+def _group(arrays, group):
+    return {
+        name.removeprefix(f"{group}/"): value
+        for name, value in arrays.items()
+        if name.startswith(f"{group}/")
     }
 
 

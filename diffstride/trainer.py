@@ -1,0 +1,390 @@
+"""Training and evaluation: compile, fit, resume, report."""
+
+import contextlib
+import json
+import pathlib
+import signal
+import sys
+import threading
+import types
+
+import keras
+from absl import logging
+
+from diffstride import callbacks as callbacks_lib
+from diffstride import complexity, objectives, plots
+from diffstride.checkpoints import (
+    Checkpoints,
+    restore_model,
+    write_atomically,
+)
+
+
+def train(
+    dataset,
+    model,
+    workdir,
+    mode="train",
+    seed=0,
+    num_epochs=100,
+    optimizer=keras.optimizers.SGD,
+    learning_rate=0.1,
+    loss=None,
+    metrics=None,
+    complexity_weight=0.0,
+    dtype_policy="float32",
+    jit_compile="auto",
+    deterministic=False,
+    devices=None,
+    checkpoint_steps=None,
+    keep_checkpoints=2,
+    monitor=None,
+    eval_checkpoint="latest",
+    tensorboard=True,
+    callbacks=(),
+    verbose="auto",
+    config=None,
+):
+    """Trains a classifier, or evaluates one.
+
+    The same call goes on where an interrupted one stopped, and ends as if
+    nothing had happened.
+
+    Args:
+        dataset: a `diffstride.data.dataset.Dataset`, or a function of `seed`
+            that loads one.
+        model: function of `num_output_classes` and `input_shape` that builds a
+            Keras model.
+        workdir: directory of everything that the run leaves behind:
+            `checkpoints/`, `history.jsonl`, `config.gin`, `tensorboard/`,
+            `strides.png` and the trained `model.keras`.
+        mode: `"train"`, or `"eval"` to evaluate a checkpoint on the test
+            split.
+        seed: integer. Seed of the weights, of dropout, and of the data set.
+        num_epochs: integer.
+        optimizer: function of `learning_rate`, like `keras.optimizers.SGD`.
+            A weight decay it applies spares strides, biases and the parameters
+            of normalisations.
+        learning_rate: number, or a function of `steps_per_epoch` and
+            `num_epochs` (see `diffstride.schedules`).
+        loss: a Keras loss, or a dict of one for each head. Defaults to
+            cross-entropy.
+        metrics: list of functions that make Keras metrics. Defaults to
+            accuracy, and top-5 accuracy with more than five classes.
+        complexity_weight: number. Factor of the complexity in the loss (λ in
+            Eq. 6), where there are strides to learn.
+        dtype_policy: string. `"mixed_bfloat16"` and `"mixed_float16"` train in
+            mixed precision.
+        jit_compile: boolean or `"auto"`. Whether XLA compiles the model, as in
+            `keras.Model.compile`.
+        deterministic: whether TensorFlow's operations are all made
+            deterministic, at some cost in speed.
+        devices: list of device names. Defaults to all GPUs; several train in
+            step, each on its share of a batch (TensorFlow).
+        checkpoint_steps: integer or None. Also save within an epoch, every so
+            many steps.
+        keep_checkpoints: integer. How many checkpoints to keep, besides the
+            best one.
+        monitor: string. What makes the best checkpoint the best: a name in
+            the history. Defaults to `"val_accuracy"` where there is one, else
+            `"val_loss"`.
+        eval_checkpoint: `"latest"` or `"best"`. What `mode="eval"` evaluates.
+        tensorboard: whether to write for TensorBoard, where it is installed
+            and the backend is TensorFlow.
+        callbacks: further Keras callbacks.
+        verbose: 0, 1 for a progress bar, 2 for a line per epoch, `"auto"` for
+            a progress bar on a terminal.
+        config: function without arguments that returns the configuration of
+            the run as text, called when all is built. A `workdir` with another
+            configuration is refused.
+
+    Returns:
+        The history, a list of one dict for each epoch; with `mode="eval"` a
+        dict of metrics.
+
+    Raises:
+        FloatingPointError: at a loss that is not finite.
+        SystemExit: with 128 plus the signal's number, after a checkpoint, on
+            SIGTERM.
+    """
+    _check_choice("mode", mode, ("train", "eval"))
+    _check_choice("eval_checkpoint", eval_checkpoint, ("latest", "best"))
+    if verbose == "auto":
+        verbose = 1 if sys.stdout.isatty() else 2
+    keras.utils.set_random_seed(seed)
+    keras.config.set_dtype_policy(dtype_policy)
+    if deterministic and keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.experimental.enable_op_determinism()
+    data = dataset(seed=seed) if callable(dataset) else dataset
+    with _distribution(devices):
+        network = model(
+            num_output_classes=data.num_classes, input_shape=data.input_shape
+        )
+        rate = learning_rate
+        if callable(rate):
+            rate = rate(steps_per_epoch=data.train_steps, num_epochs=num_epochs)
+        network.compile(
+            optimizer=_build_optimizer(optimizer, rate, network),
+            loss=loss or _cross_entropy(network, data.num_classes),
+            metrics=_metrics(metrics, data.num_classes),
+            jit_compile=jit_compile,
+        )
+    if complexity_weight:
+        complexity.add_complexity_loss(network, complexity_weight)
+
+    run = _Run(network, data, num_epochs, workdir, keep_checkpoints, verbose)
+    text = config() if config else ""
+    if mode == "eval":
+        return run.evaluate(eval_checkpoint)
+    run.claim_workdir(text)
+    with _termination() as signals:
+        run.fit(checkpoint_steps, monitor, signals, tensorboard, callbacks)
+    run.report()
+    return run.progress.history
+
+
+class _Run:
+    """One run: where it is, what takes it further, what it leaves behind."""
+
+    def __init__(self, model, data, num_epochs, workdir, keep, verbose):
+        self.model = model
+        self.data = data
+        self.num_epochs = num_epochs
+        self.workdir = pathlib.Path(workdir)
+        self.verbose = verbose
+        self.checkpoints = Checkpoints(self.workdir / "checkpoints", keep)
+        self.progress = callbacks_lib.Progress(
+            initial_strides=callbacks_lib.learned_strides(model)
+        )
+
+    def claim_workdir(self, config):
+        """Makes the directory that of this configuration, or refuses it."""
+        self.workdir.mkdir(parents=True, exist_ok=True)
+        path = self.workdir / "config.gin"
+        if not path.exists():
+            write_atomically(path, lambda file: file.write(config.encode()))
+            return
+        old, new = _bindings(path.read_text()), _bindings(config)
+        if old != new:
+            differences = [
+                f"  there: {line}" for line in old if line not in new
+            ]
+            differences += [
+                f"  now:   {line}" for line in new if line not in old
+            ]
+            raise ValueError(
+                f"{self.workdir} belongs to a run of another configuration. "
+                "Choose another `workdir`; or, to go on with this "
+                f"configuration all the same, remove {path}. Differences:\n"
+                + "\n".join(differences)
+            )
+
+    def fit(self, checkpoint_steps, monitor, signals, tensorboard, callbacks):
+        progress, train_steps = self.progress, self.data.train_steps
+        recorder = callbacks_lib.Recorder(
+            progress, self.workdir / "history.jsonl", self.data.input_shape
+        )
+        checkpointing = callbacks_lib.Checkpointing(
+            self.checkpoints,
+            progress,
+            train_steps,
+            every=checkpoint_steps,
+            monitor=monitor,
+            signals=signals,
+        )
+        beside = [callbacks_lib.StopOnNaN(progress, self.checkpoints), recorder]
+        if tensorboard and callbacks_lib.tensorboard_is_installed():
+            log_dir = self.workdir / "tensorboard"
+            beside.append(
+                callbacks_lib.TensorBoard(recorder, progress, log_dir)
+            )
+        # Sizes for the next epoch belong into the checkpoint after this one.
+        beside += [*callbacks, callbacks_lib.RefreshSizes(), checkpointing]
+        loaded = self.checkpoints.load()
+        if loaded:
+            arrays, state = loaded
+            vars(progress).update(state)
+            if progress.step:
+                # Keras makes the variables of metrics with the first batch.
+                self.model.evaluate(self.data.test(), steps=1, verbose=0)
+            checkpointing.restore(self.model, arrays)
+            self.model.test_function = None  # It may have had other sizes.
+            logging.info(
+                "Going on after %d epochs and %d steps.",
+                progress.epoch,
+                progress.step,
+            )
+        recorder.rewind()
+        # One list for all calls of `fit`, each of which trains one epoch.
+        callback_list = keras.callbacks.CallbackList(
+            beside,
+            add_history=True,
+            add_progbar=self.verbose != 0,
+            model=self.model,
+            verbose=self.verbose,
+            epochs=self.num_epochs,
+            steps=train_steps,
+        )
+        while progress.epoch < self.num_epochs:
+            if progress.step < train_steps:
+                self._fit_epoch(callback_list)
+            else:
+                self._finish_epoch(callback_list)
+
+    def _fit_epoch(self, callback_list):
+        epoch, step = self.progress.epoch, self.progress.step
+        self.model.fit(
+            self.data.train(epoch, step),
+            initial_epoch=epoch,
+            epochs=epoch + 1,
+            steps_per_epoch=self.data.train_steps - step,
+            validation_data=self.data.test(),
+            callbacks=callback_list,
+            shuffle=False,
+        )
+
+    def _finish_epoch(self, callback_list):
+        """What `fit` does when an epoch has no steps left."""
+        epoch = self.progress.epoch
+        callback_list.on_train_begin()
+        callback_list.on_epoch_begin(epoch)
+        logs = self.model.get_metrics_result()
+        test_logs = self.model.evaluate(
+            self.data.test(), callbacks=callback_list, return_dict=True
+        )
+        logs |= {f"val_{name}": value for name, value in test_logs.items()}
+        callback_list.on_epoch_end(epoch, logs)
+        callback_list.on_train_end(logs)
+
+    def evaluate(self, which):
+        """Evaluates the latest or the best checkpoint on the test split."""
+        loaded = self.checkpoints.load()
+        if loaded is None:
+            raise FileNotFoundError(
+                "There is no checkpoint to evaluate in "
+                f"{self.checkpoints.directory}"
+            )
+        if which == "best":
+            loaded = self.checkpoints.load(loaded[1]["best"]["step"])
+        arrays, state = loaded
+        restore_model(self.model, arrays, groups=("model",))
+        result = self.model.evaluate(
+            self.data.test(), verbose=self.verbose, return_dict=True
+        )
+        result = {"epoch": state["epoch"], **result}
+        text = json.dumps(result)
+        path = self.workdir / "evaluation.json"
+        write_atomically(path, lambda file: file.write(text.encode()))
+        print(text)
+        return result
+
+    def report(self):
+        """Saves the model, and says where it is and how strides moved."""
+        path = self.workdir / "model.keras"
+        self.model.save(path)
+        print(f"Trained for {self.progress.epoch} epochs. The model: {path}")
+        first = self.progress.initial_strides
+        if not first:
+            return
+        last = callbacks_lib.learned_strides(self.model)
+        print("Strides, from the first to the last:")
+        for name in first:
+            before, after = (
+                ", ".join(f"{stride:.3f}" for stride in strides[name])
+                for strides in (first, last)
+            )
+            print(f"  {name}: ({before}) -> ({after})")
+        path = self.workdir / "strides.png"
+        if plots.plot_strides([first, *self._strides_by_epoch()], path):
+            print(f"Strides by epoch: {path}")
+
+    def _strides_by_epoch(self):
+        return [row["strides"] for row in self.progress.history]
+
+
+def _build_optimizer(optimizer, rate, model):
+    optimizer = optimizer(learning_rate=rate)
+    if optimizer.use_ema:
+        raise ValueError(
+            "`optimizer` must not average weights: a run calls `fit` once an "
+            "epoch, and Keras would overwrite the weights at the end of each. "
+            "Received: use_ema=True"
+        )
+    if optimizer.weight_decay:
+        optimizer.exclude_from_weight_decay(
+            var_list=[v for v in model.trainable_variables if len(v.shape) < 2]
+        )
+    return optimizer
+
+
+def _cross_entropy(model, num_classes):
+    layers = {layer.name: layer for layer in model.layers}
+
+    def loss(head):
+        layer = layers.get(head, model.layers[-1])
+        activation = getattr(layer, "activation", None)
+        return objectives.CrossEntropy(
+            from_logits=activation in (None, keras.activations.linear)
+        )
+
+    if isinstance(num_classes, dict):
+        return {head: loss(head) for head in num_classes}
+    return loss(None)
+
+
+def _metrics(functions, num_classes):
+    def metrics(classes):
+        if functions is not None:
+            return [function() for function in functions]
+        return [objectives.TopAccuracy(k) for k in (1, 5) if k < classes]
+
+    if isinstance(num_classes, dict):
+        return {head: metrics(count) for head, count in num_classes.items()}
+    return metrics(num_classes)
+
+
+def _distribution(devices):
+    """The scope for a model on several devices; for one, none."""
+    if keras.backend.backend() != "tensorflow":
+        return contextlib.nullcontext()
+    import tensorflow as tf
+
+    if devices is None:
+        devices = [gpu.name for gpu in tf.config.list_logical_devices("GPU")]
+    if len(devices) < 2:
+        return contextlib.nullcontext()
+    return tf.distribute.MirroredStrategy(devices).scope()
+
+
+@contextlib.contextmanager
+def _termination():
+    """Notes the first SIGTERM; a second one acts as ever."""
+    signals = types.SimpleNamespace(received=None)
+    if threading.current_thread() is not threading.main_thread():
+        yield signals  # Python handles signals in its main thread only.
+        return
+
+    def note(number, frame):
+        signals.received = number
+        signal.signal(signal.SIGTERM, previous)
+
+    previous = signal.signal(signal.SIGTERM, note)
+    try:
+        yield signals
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _bindings(config):
+    """The lines of a configuration that bind something."""
+    lines = [line.strip() for line in config.splitlines()]
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def _check_choice(name, value, choices):
+    if value not in choices:
+        raise ValueError(
+            f"`{name}` must be one of {choices}. Received: {name}={value!r}"
+        )
