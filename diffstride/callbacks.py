@@ -345,8 +345,9 @@ class Checkpointing(keras.callbacks.Callback):
 
     def restore(self, model, arrays):
         """Puts a model where it was, the metrics of an epoch half done too."""
-        restore_model(model, arrays)
+        restore_model(model, arrays, groups=("model", "optimizer"))
         if self._progress.step:
+            restore_model(model, arrays, groups=("metrics",))
             self._metrics = _values(model.metrics_variables)
 
     def on_epoch_begin(self, epoch, logs=None):

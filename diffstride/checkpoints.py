@@ -172,8 +172,14 @@ def model_arrays(model):
     return arrays
 
 
-def restore_model(model, arrays, groups=("model", "optimizer", "metrics")):
-    """Assigns what `model_arrays` returned to the variables of a model."""
+def restore_model(model, arrays, groups):
+    """Assigns what `model_arrays` returned to groups of variables of a model.
+
+    Args:
+        model: a built and compiled Keras model.
+        arrays: dict of NumPy arrays.
+        groups: names out of `"model"`, `"optimizer"` and `"metrics"`.
+    """
     for group in groups:
         variables = _groups(model)[group]
         saved = _group(arrays, group)
@@ -190,6 +196,8 @@ def restore_model(model, arrays, groups=("model", "optimizer", "metrics")):
                     f"in this configuration, {value.shape} in the checkpoint."
                 )
             variable.assign(value)
+    if "model" not in groups:
+        return
     for index, layer in enumerate(learned_layers(model)):
         layer.load_own_variables(_group(arrays, f"layer{index}"))
 
