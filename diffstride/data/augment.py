@@ -105,37 +105,37 @@ def crop_and_resize(images, boxes, size):
     """Resizes a box of each image, bilinearly and without aliasing.
 
     The result is that of `keras.ops.image.resize(..., antialias=True)` on each
-    box, rounded where the images are integers.
+    box.
 
     Args:
-        images: Array `(batch, height, width, channels)`.
-        boxes: Array `(batch, 4)` of top, left, height and width.
+        images: Float array `(batch, height, width, channels)`.
+        boxes: Array `(batch, 4)` of top, left, height and width; `(1, 4)` for
+            the same box in all images.
         size: Height and width of the result.
     """
     batch, height, width, channels = images.shape
-    rows = _resampling(boxes[:, 0], boxes[:, 2], height, size[0])
-    columns = _resampling(boxes[:, 1], boxes[:, 3], width, size[1])
-    resized = rows @ images.reshape(batch, height, -1).astype("float32")
-    resized = resized.reshape(batch, size[0], width, channels)
-    resized = columns[:, np.newaxis] @ resized
-    if np.issubdtype(images.dtype, np.integer):
-        resized = np.rint(resized, out=resized)
-    return resized.astype(images.dtype)
+    tops, lefts, box_heights, box_widths = boxes.T[..., np.newaxis]
+    rows = _resampling(tops, box_heights, height, size[0])
+    columns = _resampling(lefts, box_widths, width, size[1])
+    # The axis to resize comes first, so that each product is a large one.
+    images = images.swapaxes(1, 2).reshape(batch, width, -1)
+    images = (columns @ images).reshape(batch, size[1], height, channels)
+    images = images.swapaxes(1, 2).reshape(batch, height, -1)
+    return (rows @ images).reshape(batch, *size, channels)
 
 
 def _resampling(starts, lengths, size, resized):
     """The matrices `(batch, resized, size)` of linear interpolation."""
-    scales = np.maximum(lengths, 1)[:, np.newaxis] / resized
-    centers = (np.arange(resized) + 0.5) * scales + starts[:, np.newaxis]
-    pixels = np.arange(size)
-    distances = np.abs(centers[..., np.newaxis] - 0.5 - pixels)
+    scales = (lengths / resized).astype("float32")
+    centers = (np.arange(resized) + 0.5).astype("float32") * scales + starts
+    pixels = np.arange(size, dtype="float32")
     # A triangle as wide as the distance between output pixels is the
-    # antialiasing; weights beyond the box go to the pixels inside.
-    weights = 1 - distances / np.maximum(scales, 1)[..., np.newaxis]
-    weights = np.maximum(weights, 0)
-    ends = starts + lengths
-    inside = (pixels >= starts[:, np.newaxis]) & (pixels < ends[:, np.newaxis])
-    weights *= inside[:, np.newaxis]
+    # antialiasing; the pixels inside the box share the weight of those outside.
+    weights = np.abs(centers[..., np.newaxis] - (pixels + 0.5))
+    weights /= -np.maximum(scales, 1)[..., np.newaxis]
+    weights += 1
+    np.maximum(weights, 0, out=weights)
+    weights *= ((pixels >= starts) & (pixels < starts + lengths))[:, np.newaxis]
     weights /= weights.sum(axis=-1, keepdims=True)
     return weights.astype("float32")
 
@@ -197,8 +197,10 @@ def mixup(values, partners, weights):
         - [Zhang et al., 2018](https://arxiv.org/abs/1710.09412).
     """
     weights = weights.astype("float32")
-    weights = weights.reshape(-1, *[1] * (values.ndim - 1))
-    return partners + weights * (values - partners)
+    mixed = partners - values
+    mixed *= (1 - weights).reshape(-1, *[1] * (values.ndim - 1))
+    mixed += values
+    return mixed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,21 +218,21 @@ class Draws:
 class Augmentation:
     """What becomes of images and labels on their way into a batch.
 
-    In this order: a box of the image is resized, padded and cropped, flipped,
-    normalized, and mixed with another image of the batch. Test images are only
-    resized and normalized.
+    In this order: an image is padded and cropped, flipped, normalized, resized,
+    and mixed with another image of the batch. Test images are only normalized
+    and resized.
 
     Args:
         num_classes: Number of classes.
         mean: Mean of each channel, in the units of the images.
         std: Standard deviation of each channel.
-        image_size: Height and width after resizing, or one number for both.
-            Defaults to the size of the images.
+        image_size: Height and width of the result, or one number for both.
         inception_crop: Whether to resize a random box, of 8 to 100 % of the
             area, and of test images the central 87.5 %. Else the box is the
             largest one with the aspect of `image_size`.
-        crop_padding: Number of zero pixels to pad with before cropping to the
-            same size at random.
+        crop_padding: Number of zero pixels to pad with on each side before
+            cropping to the same size at random. Defaults to 4, or to 0 with
+            `inception_crop`.
         flip: Whether to mirror every second image, at random.
         label_smoothing: Share of the label that all classes divide.
         mixup_alpha: Parameter of the beta distribution from which the weights
@@ -239,33 +241,38 @@ class Augmentation:
 
     Example:
 
-    >>> augmentation = Augmentation(10, (0.5,) * 3, (0.25,) * 3, flip=True)
+    >>> augmentation = Augmentation(
+    ...     num_classes=10, mean=(0.5,) * 3, std=(0.25,) * 3, image_size=32,
+    ...     mixup_alpha=0.2,
+    ... )
     >>> draws = augmentation.draw(np.random.default_rng(0), 8)
     >>> images, labels = np.ones((8, 32, 32, 3)), np.arange(8)
     >>> x, y = augmentation(images, labels, draws)
-    >>> x.shape, float(x.max())
-    ((8, 32, 32, 3), 2.0)
+    >>> x.shape, y.shape
+    ((8, 32, 32, 3), (8, 10))
     """
 
     num_classes: int
     mean: tuple
     std: tuple
-    image_size: int | tuple | None = None
+    image_size: int | tuple
     inception_crop: bool = False
-    crop_padding: int = 0
-    flip: bool = False
+    crop_padding: int | None = None
+    flip: bool = True
     label_smoothing: float = 0.0
     mixup_alpha: float = 0.0
 
     def __post_init__(self):
-        if self.image_size is not None:
-            size = np.broadcast_to(self.image_size, 2)
-            if np.any(size < 1):
-                raise ValueError(
-                    "`image_size` must be 1 or more. Received: "
-                    f"image_size={self.image_size}"
-                )
-            object.__setattr__(self, "image_size", tuple(map(int, size)))
+        size = np.broadcast_to(self.image_size, 2)
+        if np.any(size < 1):
+            raise ValueError(
+                "`image_size` must be 1 or more. Received: "
+                f"image_size={self.image_size}"
+            )
+        object.__setattr__(self, "image_size", tuple(map(int, size)))
+        if self.crop_padding is None:
+            padding = 0 if self.inception_crop else 4
+            object.__setattr__(self, "crop_padding", padding)
         if self.crop_padding < 0:
             raise ValueError(
                 "`crop_padding` must not be negative. Received: "
@@ -293,12 +300,11 @@ class Augmentation:
         The same numbers are drawn whatever the options, so switching one of
         them on changes nothing about the others.
         """
+        places = 2 * self.crop_padding + 1
         alpha = self.mixup_alpha or 1.0
         return Draws(
             boxes=generator.random((size, _ATTEMPTS, 4)),
-            offsets=generator.integers(
-                2 * self.crop_padding + 1, size=(size, 2)
-            ),
+            offsets=(places * generator.random((size, 2))).astype("int32"),
             flips=generator.random(size) < 0.5,
             partners=generator.permutation(size),
             weights=generator.beta(alpha, alpha, size),
@@ -318,19 +324,8 @@ class Augmentation:
         fraction = _CENTRAL_FRACTION if self.inception_crop else 1.0
         return central_boxes(heights, widths, width / height, fraction)
 
-    def resize(self, images, draws=None, needed=...):
-        """Crops and resizes images that all have the same size."""
-        size = images.shape[1:3]
-        if self.inception_crop and self.image_size is None:
-            self = dataclasses.replace(self, image_size=size)
-        if not self.inception_crop and self.image_size in (None, size):
-            return images
-        count = np.ones(len(images), int)
-        boxes = self.boxes(size[0] * count, size[1] * count, draws, needed)
-        return crop_and_resize(images, boxes, self.image_size)
-
     def __call__(self, images, labels, draws, needed=..., rows=...):
-        """Makes a training batch of images that have their size already.
+        """Makes a training batch.
 
         Args:
             images: Array `(batch, height, width, channels)`, the rows `needed`
@@ -341,29 +336,36 @@ class Augmentation:
             rows: Rows of the global batch to make. Defaults to all.
         """
         if self.crop_padding:
-            images = random_crop(
-                images, draws.offsets[needed], self.crop_padding
-            )
+            offsets = draws.offsets[needed]
+            images = random_crop(images, offsets, self.crop_padding)
         if self.flip:
             images = flip_left_right(images, draws.flips[needed])
         images = normalize(images, self.mean, self.std)
+        images = self._resize(images, draws, needed)
         if not self.one_hot:
             return images, labels
         targets = smooth_labels(labels, self.num_classes, self.label_smoothing)
         if not self.mixup_alpha:
             return images, targets
         everything = np.arange(len(draws.flips))
-        here = np.searchsorted(everything[needed], everything[rows])
-        there = np.searchsorted(everything[needed], draws.partners[rows])
+        own = np.searchsorted(everything[needed], everything[rows])
+        others = np.searchsorted(everything[needed], draws.partners[rows])
         weights = draws.weights[rows]
         return (
-            mixup(images[here], images[there], weights),
-            mixup(targets[here], targets[there], weights),
+            mixup(images[own], images[others], weights),
+            mixup(targets[own], targets[others], weights),
         )
 
     def evaluate(self, images, labels):
-        """Makes a test batch of images that have their size already."""
-        images = normalize(images, self.mean, self.std)
+        """Makes a test batch."""
+        images = self._resize(normalize(images, self.mean, self.std))
         if self.one_hot:
             labels = smooth_labels(labels, self.num_classes)
         return images, labels
+
+    def _resize(self, images, draws=None, needed=...):
+        size = images.shape[1:3]
+        if not self.inception_crop and self.image_size == size:
+            return images
+        boxes = self.boxes(*np.array([size]).T, draws, needed)
+        return crop_and_resize(images, boxes, self.image_size)
