@@ -116,7 +116,8 @@ def from_arrays(
     validate_batching(
         len(x_train), batch_size, seed, process_index, process_count
     )
-    mean, std = _statistics(x_train, normalize)
+    unit = 255.0 if x_train.dtype == np.uint8 else 1.0
+    mean, std = channel_statistics(normalize, x_train.shape[-1], unit, x_train)
     augmentation = Augmentation(
         num_classes=num_classes,
         mean=mean,
@@ -267,14 +268,19 @@ def _subset(labels, size, stratified):
     return np.sort(np.argsort(ranks, kind="stable")[:size])
 
 
-def _statistics(images, normalize):
-    """Mean and standard deviation of the channels, in units of the images."""
-    unit = 255.0 if images.dtype == np.uint8 else 1.0
-    channels = images.shape[-1]
+def channel_statistics(normalize, channels, unit=1.0, images=None):
+    """Mean and standard deviation of the channels, in units of the images.
+
+    Args:
+        normalize: The argument of that name of a loader.
+        channels: Number of channels.
+        unit: What a 1 in `normalize` is in the images: 255 for `uint8`.
+        images: Images to compute the statistics from.
+    """
     if normalize is None:
         return (0.0,) * channels, (unit,) * channels
     if isinstance(normalize, str) and normalize == "auto":
-        # In parts: twice as many bytes as the images would be eight times.
+        # In parts, as the squares take four times the memory of the images.
         parts = np.array_split(images, max(1, len(images) // 1024))
         mean = _average(part.mean((1, 2), "float64") for part in parts)
         squares = (

@@ -1,0 +1,353 @@
+"""Image classification sets of TensorFlow Datasets (TFDS).
+
+A set whose images have one size and fit into memory is decoded once and goes
+the way of `diffstride.data.arrays`. Others are streamed by `tf.data`: the
+encoded images are shuffled in a buffer, each batch is decoded, cropped and
+resized in parallel, and `diffstride.data.augment` does the rest, as it does
+for arrays.
+"""
+
+import dataclasses
+import math
+
+from diffstride.data import augment
+from diffstride.data.arrays import channel_statistics, from_arrays
+from diffstride.data.dataset import (
+    Dataset,
+    process_rows,
+    random_generator,
+    validate_batching,
+)
+from diffstride.data.tfds_source import TFDSSource
+
+_STATISTICS = {
+    "cifar10": augment.CIFAR10_STATISTICS,
+    "cifar100": augment.CIFAR100_STATISTICS,
+    "imagenet2012": augment.IMAGENET_STATISTICS,
+    "imagenette": augment.IMAGENET_STATISTICS,
+}
+# The test images of ImageNet have no labels; Imagenette has no test images.
+_TEST_SPLITS = {"imagenet2012": "validation", "imagenette": "validation"}
+_CACHED_BYTES = 2**31
+
+
+def tfds_images(
+    name="cifar10",
+    batch_size=256,
+    seed=0,
+    data_dir=None,
+    train_split="train",
+    test_split=None,
+    cache="auto",
+    shuffle_buffer=10_000,
+    num_train_examples=None,
+    stratified=False,
+    normalize="auto",
+    image_size=None,
+    inception_crop=False,
+    crop_padding=None,
+    flip=True,
+    label_smoothing=0.0,
+    mixup_alpha=0.0,
+    process_index=0,
+    process_count=1,
+):
+    """An image classification set of TFDS.
+
+    Every epoch runs through the training images in an order of its own; the
+    images of an incomplete last batch are left out, other ones in each epoch.
+
+    A set that is not there yet is downloaded and prepared, with a warning that
+    says so.
+
+    Args:
+        name: Name of the set, with its config and version if need be:
+            `"cifar10"`, `"imagenette/320px-v2"`, `"cifar10:3.0.2"`.
+        batch_size: Number of images in a batch, of all processes together.
+        seed: Seed of the order and of the augmentation.
+        data_dir: Folder of the prepared sets. Defaults to that of TFDS,
+            `~/tensorflow_datasets` or the variable `TFDS_DATA_DIR`.
+        train_split: Split to train on, slices included: `"train[:80%]"`.
+        test_split: Split to test on. Defaults to `"test"`, or to
+            `"validation"` for ImageNet and Imagenette.
+        cache: Whether to keep the decoded set in memory, which takes images of
+            one size; `"auto"` for those that take up to 2 GiB.
+        shuffle_buffer: Number of encoded images among which a streamed set is
+            shuffled, beside the order of its files.
+        num_train_examples: Trains on the first so many images. Defaults to all
+            of them. Only for sets in memory; others take a slice of a split.
+        stratified: Whether these are the first ones of each class, as many of
+            each as its share of the training set.
+        normalize: Mean and standard deviation of each channel, on a scale of 0
+            to 1; None for no normalization; `"auto"` for the known ones of
+            CIFAR and ImageNet, those of the training images for other sets in
+            memory, and those of ImageNet for others that are streamed.
+        image_size: Height and width to resize to, or one number for both.
+            Defaults to the size of the images, where they have one.
+        inception_crop: Whether to train on random boxes of 8 to 100 % of the
+            area, and to test on the central 87.5 %.
+        crop_padding: Number of zero pixels to pad the images with on each side
+            before cropping to the same size at random: of the images as they
+            are in memory, or of the resized images of a streamed set. Defaults
+            to 4, or to 0 with `inception_crop`.
+        flip: Whether to mirror every second image, at random.
+        label_smoothing: Share of the label that all classes divide.
+        mixup_alpha: Parameter of the beta distribution of the weights with
+            which images of a batch are mixed; 0 for no mixup. With mixup or
+            label smoothing targets are one-hot, else numbers of classes.
+        process_index: Number of this process.
+        process_count: Number of processes that each make their own rows of
+            every batch. Each reads the whole stream and decodes its rows.
+
+    Returns:
+        A `diffstride.data.dataset.Dataset`.
+
+    Example:
+
+    ```python
+    dataset = tfds_images("cifar10", batch_size=256, seed=1)
+    model.fit(dataset.train(epoch=0), validation_data=dataset.test())
+    ```
+    """
+    if cache not in (True, False, "auto"):
+        raise ValueError(
+            f"`cache` must be True, False or 'auto'. Received: cache={cache!r}"
+        )
+    base_name = name.split("/")[0].split(":")[0]
+    source = TFDSSource(name, data_dir)
+    if test_split is None:
+        test_split = _TEST_SPLITS.get(base_name, "test")
+    num_train = source.num_examples(train_split, "train_split")
+    num_test = source.num_examples(test_split, "test_split")
+    shape = source.image_shape
+    if cache == "auto":
+        cache = (
+            None not in shape
+            and (num_train + num_test) * math.prod(shape) <= _CACHED_BYTES
+        )
+    if isinstance(normalize, str) and normalize == "auto":
+        normalize = _STATISTICS.get(base_name, normalize)
+    options = dict(
+        image_size=image_size,
+        inception_crop=inception_crop,
+        crop_padding=crop_padding,
+        flip=flip,
+        label_smoothing=label_smoothing,
+        mixup_alpha=mixup_alpha,
+    )
+    batching = dict(
+        batch_size=batch_size,
+        seed=seed,
+        process_index=process_index,
+        process_count=process_count,
+    )
+    if cache:
+        if None in shape:
+            raise ValueError(
+                "`cache` must be False for images of several sizes. Received: "
+                f"name={name!r}, cache={cache}"
+            )
+        return from_arrays(
+            (source.read(train_split), source.read(test_split)),
+            name=name,
+            num_classes=source.num_classes,
+            num_train_examples=num_train_examples,
+            stratified=stratified,
+            normalize=normalize,
+            **options,
+            **batching,
+        )
+    if num_train_examples is not None:
+        raise ValueError(
+            "`num_train_examples` must be None for a streamed set; take a "
+            f"slice of the split, like train_split='train[:"
+            f"{num_train_examples}]'. Received: name={name!r}, "
+            f"num_train_examples={num_train_examples}"
+        )
+    validate_batching(num_train, **batching)
+    if image_size is None:
+        if None in shape:
+            raise ValueError(
+                "`image_size` must be given for images of several sizes. "
+                f"Received: name={name!r}, image_size=None"
+            )
+        options["image_size"] = shape[:2]
+    if isinstance(normalize, str) and normalize == "auto":
+        normalize = augment.IMAGENET_STATISTICS
+    mean, std = channel_statistics(normalize, shape[-1], unit=255.0)
+    augmentation = augment.Augmentation(
+        num_classes=source.num_classes, mean=mean, std=std, **options
+    )
+    stream = _Stream(source, augmentation, shuffle_buffer, **batching)
+    return Dataset(
+        train=lambda epoch, start_step=0: stream.train(
+            train_split, epoch, start_step
+        ),
+        test=lambda: stream.test(test_split),
+        train_steps=num_train // batch_size,
+        input_shape=(*augmentation.image_size, shape[-1]),
+        num_classes=source.num_classes,
+        name=name,
+    )
+
+
+class _Stream:
+    """Batches of a set that is read, shuffled and decoded by `tf.data`."""
+
+    def __init__(
+        self,
+        source,
+        augmentation,
+        shuffle_buffer,
+        batch_size,
+        seed,
+        process_index,
+        process_count,
+    ):
+        self.source = source
+        self.augmentation = augmentation
+        self.shuffle_buffer = shuffle_buffer
+        self.batch_size = batch_size
+        self.seed = seed
+        self.process = process_index, process_count
+        # What is left to do once boxes are cropped and resized.
+        self.finish = dataclasses.replace(augmentation, inception_crop=False)
+
+    def train(self, split, epoch, start_step):
+        generator = random_generator(self.seed, epoch)
+        dataset = self.source.open(split, decode=False, generator=generator)
+        dataset = _shuffle(dataset, self.shuffle_buffer, generator)
+        dataset = dataset.batch(self.batch_size, drop_remainder=True)
+        if not 0 <= start_step <= dataset.cardinality():
+            raise ValueError(
+                "`start_step` must lie between 0 and the "
+                f"{dataset.cardinality()} batches there are. Received: "
+                f"start_step={start_step}"
+            )
+        rows = process_rows(self.batch_size, *self.process)
+
+        def draw(step):
+            return self.augmentation.draw(
+                random_generator(self.seed, epoch, step), self.batch_size
+            )
+
+        def choose(step, heights, widths):
+            draws = draw(step)
+            needed = self.augmentation.needed(draws, rows)
+            boxes = self.augmentation.boxes(
+                heights[needed], widths[needed], draws, needed
+            )
+            return needed, boxes
+
+        def finish(step, images, labels):
+            draws = draw(step)
+            needed = self.augmentation.needed(draws, rows)
+            return self.finish(images, labels, draws, needed, rows)
+
+        # Encoded images that were seen already are skipped undecoded.
+        dataset = dataset.skip(start_step)
+        return self._decode(dataset, start_step, choose, finish, len(rows))
+
+    def test(self, split):
+        def choose(step, heights, widths):
+            rows = process_rows(len(heights), *self.process)
+            return rows, self.augmentation.boxes(heights[rows], widths[rows])
+
+        def finish(step, images, labels):
+            return self.finish.evaluate(images, labels)
+
+        dataset = self.source.open(split, decode=False)
+        dataset = dataset.batch(self.batch_size)
+        return self._decode(dataset, 0, choose, finish, None)
+
+    def _decode(self, dataset, start_step, choose, finish, batch_size):
+        """Decodes batches of encoded images and finishes them with NumPy."""
+        import tensorflow as tf
+
+        channels = self.source.image_shape[-1]
+        shape = (*self.augmentation.image_size, channels)
+        image = tf.TensorSpec(shape, tf.uint8)
+
+        def make_batch(step, batch):
+            encoded, labels = batch
+            sizes = tf.map_fn(
+                _size, encoded, fn_output_signature=tf.TensorSpec(2, tf.int32)
+            )
+            rows, boxes = tf.numpy_function(
+                choose,
+                (step, sizes[:, 0], sizes[:, 1]),
+                (tf.int64, tf.int32),
+                stateful=False,
+            )
+            images = tf.map_fn(
+                lambda pair: _decode_box(*pair, shape),
+                (tf.gather(encoded, rows), boxes),
+                fn_output_signature=image,
+            )
+            labels = tf.cast(tf.gather(labels, rows), tf.int32)
+            one_hot = self.augmentation.one_hot
+            x, y = tf.numpy_function(
+                finish,
+                (step, images, labels),
+                (tf.float32, tf.float32 if one_hot else tf.int32),
+                stateful=False,
+            )
+            classes = (self.source.num_classes,) if one_hot else ()
+            return (
+                tf.ensure_shape(x, (batch_size, *shape)),
+                tf.ensure_shape(y, (batch_size, *classes)),
+            )
+
+        dataset = dataset.enumerate(start_step)
+        dataset = dataset.map(
+            make_batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+        )
+        return dataset.prefetch(tf.data.AUTOTUNE)
+
+
+def _shuffle(dataset, buffer_size, generator):
+    """`dataset.shuffle`, but independent of TensorFlow's global seed."""
+    import tensorflow as tf
+
+    seeds = generator.integers(1, 2**31, size=2)
+    shuffled = tf.raw_ops.ShuffleDataset(
+        input_dataset=tf.data.experimental.to_variant(dataset),
+        buffer_size=buffer_size,
+        seed=seeds[0],
+        seed2=seeds[1],
+        output_types=[spec.dtype for spec in dataset.element_spec],
+        output_shapes=[spec.shape for spec in dataset.element_spec],
+        reshuffle_each_iteration=False,
+    )
+    return tf.data.experimental.from_variant(shuffled, dataset.element_spec)
+
+
+def _size(encoded):
+    """Height and width of an encoded image."""
+    import tensorflow as tf
+
+    return tf.cond(
+        tf.io.is_jpeg(encoded),
+        lambda: tf.image.extract_jpeg_shape(encoded)[:2],
+        lambda: tf.shape(tf.io.decode_image(encoded, expand_animations=False))[
+            :2
+        ],
+    )
+
+
+def _decode_box(encoded, box, shape):
+    """Decodes a box of an image and resizes it."""
+    import tensorflow as tf
+
+    def decode_all():
+        image = tf.io.decode_image(encoded, shape[-1], expand_animations=False)
+        top, left, height, width = tf.unstack(box)
+        return image[top : top + height, left : left + width]
+
+    image = tf.cond(
+        tf.io.is_jpeg(encoded),
+        lambda: tf.image.decode_and_crop_jpeg(encoded, box, shape[-1]),
+        decode_all,
+    )
+    image = tf.image.resize(image, shape[:2], antialias=True)
+    return tf.cast(tf.round(image), tf.uint8)

@@ -1,0 +1,161 @@
+"""Finding, preparing and reading an image classification set of TFDS.
+
+TensorFlow and TFDS are imported when a set is opened, not before.
+"""
+
+import contextlib
+
+import keras
+import numpy as np
+from absl import logging
+
+
+class TFDSSource:
+    """A prepared image classification set of TFDS.
+
+    A set that is not there yet is downloaded and prepared, with a warning that
+    says so.
+
+    Args:
+        name: Name of the set, with its config and version if need be.
+        data_dir: Folder of the prepared sets. Defaults to that of TFDS.
+    """
+
+    def __init__(self, name, data_dir=None):
+        self.name = name
+        self.builder = _builder(name, data_dir)
+        features = self.builder.info.features
+        self.keys = self.builder.info.supervised_keys
+        image, label = (
+            features[key] if isinstance(key, str) and key in features else None
+            for key in self.keys or (None, None)
+        )
+        if not hasattr(label, "num_classes") or len(image.shape or ()) != 3:
+            raise ValueError(
+                "`name` must be a set of images with one label each. Received: "
+                f"name={name!r} with the features {list(features)}, of which "
+                f"the input and the target are {self.keys}"
+            )
+        if np.dtype(image.np_dtype) != np.uint8:
+            raise ValueError(
+                "`name` must be a set of `uint8` images. Received: "
+                f"name={name!r} with images of {image.np_dtype}"
+            )
+        self.image_shape = image.shape
+        self.num_classes = label.num_classes
+
+    def num_examples(self, split, argument):
+        """Number of examples of a split, given as an argument of this name."""
+        try:
+            count = int(self.open(split).cardinality())
+        except ValueError as error:
+            raise ValueError(
+                f"`{argument}` must be a split of {self.name!r}, one of "
+                f"{list(self.builder.info.splits)} or a slice. Received: "
+                f"{argument}={split!r}"
+            ) from error
+        if count < 1:
+            raise ValueError(
+                f"`{argument}` must be a split that is not empty. Received: "
+                f"{argument}={split!r}"
+            )
+        return count
+
+    def read(self, split):
+        """The decoded images and the labels of a split, as arrays."""
+        import tensorflow as tf
+
+        dataset = self.open(split)
+        try:
+            images, labels = dataset.batch(
+                dataset.cardinality()
+            ).get_single_element()
+        except tf.errors.OpError as error:
+            raise ValueError(
+                f"The split {split!r} of {self.name!r} holds a record that "
+                f"cannot be read. Delete {self.builder.data_dir} and prepare "
+                f"the set again. TensorFlow says: {error.message}"
+            ) from error
+        return images.numpy(), labels.numpy()
+
+    def open(self, split, decode=True, generator=None):
+        """A `tf.data.Dataset` of the images and labels of a split.
+
+        Args:
+            split: Name of the split.
+            decode: Whether to decode the images.
+            generator: NumPy's generator that shuffles the files, if any.
+        """
+        import tensorflow as tf
+        import tensorflow_datasets as tfds
+
+        def shuffle_files(files):
+            return [files[index] for index in generator.permutation(len(files))]
+
+        options = tf.data.Options()
+        options.deterministic = True
+        image, label = self.keys
+        decoders = {} if decode else {image: tfds.decode.SkipDecoding()}
+        with quiet():
+            dataset = self.builder.as_dataset(
+                split=split,
+                decoders=tfds.decode.PartialDecoding(
+                    {image: True, label: True}, decoders=decoders
+                ),
+                read_config=tfds.ReadConfig(
+                    options=options,
+                    try_autocache=False,
+                    experimental_interleave_sort_fn=(
+                        shuffle_files if generator else None
+                    ),
+                ),
+            )
+        return dataset.map(lambda example: (example[image], example[label]))
+
+
+@contextlib.contextmanager
+def quiet():
+    """Keeps what TFDS tells about its work out of the log."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def _builder(name, data_dir):
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    if keras.backend.backend() != "tensorflow":
+        # TensorFlow reads the data; the accelerator is for the other backend.
+        with contextlib.suppress(RuntimeError):
+            tf.config.set_visible_devices([], "GPU")
+    try:
+        with quiet():
+            builder = tfds.builder(name, data_dir=data_dir)
+            prepared = builder.is_prepared()
+    except tfds.core.DatasetNotFoundError as error:
+        raise ValueError(
+            "`name` must be a data set that TFDS knows or that lies prepared "
+            f"in `data_dir`. Received: name={name!r}, data_dir={data_dir!r}"
+        ) from error
+    if not prepared:
+        logging.warning(
+            "The data set %s is not in %s. Downloading and preparing it.",
+            name,
+            builder.data_dir,
+        )
+        try:
+            builder.download_and_prepare()
+        except Exception as error:
+            reason = str(error).strip().split("\n")[0]
+            raise FileNotFoundError(
+                f"The data set {name!r} is not in {builder.data_dir}, and TFDS "
+                f"could not prepare it ({type(error).__name__}: {reason}). "
+                f"Run `tfds build {name} --data_dir=FOLDER` where there is a "
+                "network, and give that folder as `data_dir`. Received: "
+                f"name={name!r}, data_dir={data_dir!r}"
+            ) from error
+    return builder
