@@ -1,0 +1,99 @@
+import keras
+import numpy as np
+import pytest
+
+from diffstride import schedules
+
+
+def rates(schedule, steps):
+    return np.asarray(schedule(np.asarray(steps)))
+
+
+def test_piecewise_drops_with_the_first_step_of_an_epoch():
+    schedule = schedules.piecewise(
+        7, 400, values=(1.0, 0.5, 0.25), boundaries=(2, 3)
+    )
+    np.testing.assert_allclose(
+        rates(schedule, range(28)),
+        [1.0] * 14 + [0.5] * 7 + [0.25] * 7,
+    )
+
+
+def test_piecewise_fractions_scale_with_the_run():
+    schedule = schedules.piecewise(10, 8, values=(1.0, 0.5), boundaries=(0.25,))
+    np.testing.assert_allclose(rates(schedule, (19, 20)), (1.0, 0.5))
+
+
+def test_warm_up_is_linear_and_leaves_the_rest_alone():
+    arguments = {"values": (1.0, 0.5), "boundaries": (3,)}
+    cold = schedules.piecewise(10, 5, **arguments)
+    warm = schedules.piecewise(10, 5, **arguments, warmup_epochs=2)
+    steps = np.arange(50)
+    np.testing.assert_allclose(
+        rates(warm, steps),
+        rates(cold, steps) * np.minimum(steps / 20, 1),
+        rtol=1e-6,
+    )
+
+
+@pytest.mark.parametrize("warmup_epochs", [0, 2])
+def test_cosine(warmup_epochs):
+    schedule = schedules.cosine(
+        10, 12, peak=0.4, final_fraction=0.1, warmup_epochs=warmup_epochs
+    )
+    steps = np.array([0, 1, 19, 20, 21, 70, 119, 120, 130])
+    warmup = 10 * warmup_epochs
+    progress = np.clip((steps - warmup) / (120 - warmup), 0, 1)
+    expected = 0.4 * (0.1 + 0.9 * (1 + np.cos(np.pi * progress)) / 2)
+    if warmup:
+        expected = np.where(steps < warmup, 0.4 * steps / warmup, expected)
+    # Keras's own warm-up takes one step at a time.
+    actual = [float(schedule(step)) for step in steps]
+    np.testing.assert_allclose(actual, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("peak_epoch", [3, 0.25])
+def test_one_cycle(peak_epoch):
+    schedule = schedules.one_cycle(
+        10,
+        12,
+        peak=0.4,
+        peak_epoch=peak_epoch,
+        initial_fraction=0.5,
+        final_fraction=0.01,
+    )
+    steps = np.arange(140)
+    np.testing.assert_allclose(
+        rates(schedule, steps),
+        np.interp(steps, [0, 30, 120], [0.2, 0.4, 0.004]),
+        atol=1e-6,
+    )
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        schedules.piecewise(10, 4, warmup_epochs=1),
+        schedules.cosine(10, 4, warmup_epochs=1),
+        schedules.one_cycle(10, 4),
+    ],
+)
+def test_an_optimizer_keeps_its_schedule_when_saved(schedule):
+    optimizer = keras.optimizers.SGD(schedule)
+    restored = keras.optimizers.deserialize(
+        keras.optimizers.serialize(optimizer)
+    )
+    for step in (5, 25):
+        optimizer.iterations.assign(step)
+        restored.iterations.assign(step)
+        assert float(restored.learning_rate) == float(optimizer.learning_rate)
+        assert float(optimizer.learning_rate) == float(schedule(step))
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="`values` must have one entry more"):
+        schedules.piecewise(10, 4, values=(1, 2), boundaries=(1, 2))
+    with pytest.raises(ValueError, match="`warmup_epochs` must be less than"):
+        schedules.cosine(10, 4, warmup_epochs=4)
+    with pytest.raises(ValueError, match="`peak_epoch` must lie inside"):
+        schedules.one_cycle(10, 4, peak_epoch=4)
