@@ -32,6 +32,7 @@ https://arxiv.org/abs/2202.01653), ICLR 2022, sections 2.1 to 2.4.
 """
 
 import functools
+import math
 import operator
 import typing
 
@@ -66,11 +67,10 @@ def cutoff(size, stride, smoothness_factor, ramp="outside"):
     and ends `smoothness_factor` later; with `ramp="inside"` it ends there, and
     is never longer than the pass band, so that a constant stays untouched.
     """
-    xp = _numpy_or_ops(stride, size)
-    passband = xp.maximum(_float32(size) / _float32(stride), 2) / 2
-    if ramp == "outside":
+    passband = maximum(_float32(size) / _float32(stride), 2) / 2
+    if ramp == "outside" or smoothness_factor == 0:
         return passband + _float32(smoothness_factor), smoothness_factor
-    return passband, xp.minimum(passband, smoothness_factor)
+    return passband, minimum(passband, smoothness_factor)
 
 
 def output_size(
@@ -95,34 +95,67 @@ def fixed_output_size(size, stride):
 
 
 def window(positions, end, ramp_length):
-    """One up to `end - ramp_length`, zero from `end` on, linear between."""
-    # Without a ramp the window is a step; the division stays finite.
-    ramp_length = ops.maximum(ramp_length, 1e-6)
-    return ops.clip((end - positions) / ramp_length, 0.0, 1.0)
+    """One up to `end - ramp_length`, zero from `end` on, linear between.
+
+    Without a ramp it is a step. A frequency right where the ramp begins takes
+    part in its slope, as in the release; `ops.clip` leaves that to the backend.
+    """
+    # Steeper than the difference of any two floats: no frequency lies on it.
+    ramp_length = ops.maximum(ramp_length, 1e-30)
+    height = (end - positions) / ramp_length
+    return ops.where(height <= 0, 0.0, ops.where(height > 1, 1.0, height))
+
+
+class Weights(typing.NamedTuple):
+    """Weights of the half spectrum of an axis.
+
+    `even` counts for the bins from zero on. `odd` counts for `odd_bins` alone:
+    the two sides of a spectrum differ only on the ramp and at the Nyquist bin.
+    """
+
+    even: typing.Any
+    odd: typing.Any
+    odd_bins: typing.Any
 
 
 def window_weights(
     in_size, out_size, stride, smoothness_factor, ramp="outside", rule="height"
 ):
-    """Even and odd weights (Eqs. 3 and 4) of the half spectrum of an axis."""
+    """Weights that a window gives to an axis (Eqs. 3 and 4)."""
     end, ramp_length = cutoff(in_size, stride, smoothness_factor, ramp)
     frequencies = ops.arange(out_size // 2 + 1, dtype="int32")
     positions = ops.cast(frequencies, "float32")
     shift_above = 1 if rule == "width" else 0
     shift_below = {"width": 1, "height": 1 - in_size % 2, "symmetric": 0}[rule]
-    return _even_and_odd(
-        frequencies,
+    # The ramp of the side below zero ends one bin after that of the other.
+    xp = _numpy_or_ops(end)
+    return _weights(
         out_size,
         window(positions - _float32(shift_above), end, ramp_length),
         window(positions - _float32(shift_below), end, ramp_length),
+        first_odd_bin=_int32(xp.floor(end - ramp_length)) + 1,
+        odd_count=math.ceil(smoothness_factor) + 1,
     )
 
 
 def crop_weights(out_size):
     """Weights of a hard crop: every frequency that is kept counts in full."""
-    frequencies = ops.arange(out_size // 2 + 1, dtype="int32")
-    ones = ops.ones_like(frequencies, dtype="float32")
-    return _even_and_odd(frequencies, out_size, ones, ones)
+    ones = ops.ones(out_size // 2 + 1, dtype="float32")
+    return _weights(out_size, ones, ones, out_size // 2, odd_count=1)
+
+
+def _weights(out_size, above, below, first_odd_bin, odd_count):
+    """Weights from those of the frequencies above and below zero."""
+    bins = out_size // 2 + 1
+    frequencies = ops.arange(bins, dtype="int32")
+    # Zero has no negative twin; the Nyquist bin has no positive one.
+    above = ops.where(2 * frequencies == out_size, 0.0, above)
+    below = ops.where(frequencies == 0, 0.0, below)
+    odd_count = minimum(odd_count, bins)
+    # Where the ramp lies beyond the last bin, the Nyquist bin remains.
+    first = maximum(minimum(first_odd_bin, bins - odd_count), 0)
+    odd_bins = first + ops.arange(odd_count, dtype="int32")
+    return Weights(above + below, ops.take(above - below, odd_bins), odd_bins)
 
 
 def gain(in_size, out_size, norm):
@@ -140,33 +173,24 @@ def gain(in_size, out_size, norm):
 
 
 class AxisFilter(typing.NamedTuple):
-    """What happens to one axis: sizes, weights of the half spectrum, scale.
-
-    `odd` is None where the operator is real.
-    """
+    """What happens to one axis."""
 
     in_size: typing.Any
     out_size: typing.Any
-    even: typing.Any
-    odd: typing.Any
+    weights: Weights
     scale: typing.Any
+    is_real: bool
 
 
 def axis_filter(weights, in_size, out_size, norm, rule):
     """Filter of an axis from its weights, under a rule and a norm."""
-    even, odd = weights
-    return AxisFilter(
-        in_size,
-        out_size,
-        even,
-        odd if rule == "height" else None,
-        gain(in_size, out_size, norm),
-    )
+    scale = gain(in_size, out_size, norm)
+    return AxisFilter(in_size, out_size, weights, scale, rule != "height")
 
 
 def resample(x, filters, axes):
     """Applies a filter to each of the given axes of `x`."""
-    if filters[0].odd is not None:
+    if not filters[0].is_real:
         return _resample_image(x, *filters, *axes)
     for axis_filter, axis in zip(filters, axes, strict=True):
         if _is_long(axis_filter, single=len(axes) == 1):
@@ -179,15 +203,16 @@ def resample(x, filters, axes):
 def _resample_image(x, height, width, height_axis, width_axis):
     """A complex operator along the height, and back to real along the width.
 
-    Real and imaginary rows are interleaved, so that between the two products
-    they come to lie side by side by a reshape, and nothing is copied.
+    The imaginary part of the height's operator has the few frequencies of the
+    odd weights: it goes through the width as coefficients of these, which are
+    far fewer than points.
     """
-    x = apply_matrix(x, to_complex_matrix(height), height_axis)
-    shape = list(ops.shape(x))
-    shape[height_axis] = height.out_size
-    shape[width_axis] = 2 * width.in_size
-    x = ops.reshape(x, shape)
-    return apply_matrix(x, from_complex_matrix(width), width_axis)
+    real = apply_matrix(x, real_matrix(height), height_axis)
+    real = apply_matrix(real, real_matrix(width), width_axis)
+    analysis, synthesis = imaginary_factors(height)
+    imaginary = apply_matrix(x, analysis, height_axis)
+    imaginary = apply_matrix(imaginary, quadrature_matrix(width), width_axis)
+    return real + apply_matrix(imaginary, synthesis, height_axis)
 
 
 def _is_long(axis_filter, single):
@@ -203,43 +228,46 @@ def _is_long(axis_filter, single):
 
 def real_matrix(axis_filter):
     """Real part of the operator of an axis, `(out_size, in_size)`."""
+    cosine, sine = _synthesis_tables(axis_filter)
     return ops.matmul(
-        _synthesis(axis_filter, axis_filter.even, axis_filter.even),
-        _analysis(axis_filter),
+        ops.concatenate([cosine, sine], axis=1), _analysis(axis_filter)
     )
 
 
-def to_complex_matrix(axis_filter):
-    """Operator from real to complex, `(2 * out_size, in_size)`.
+def quadrature_matrix(axis_filter):
+    """What takes an imaginary input to a real output, `(out_size, in_size)`.
 
-    Rows 2j and 2j + 1 give the real and the imaginary part of output j.
-    """
-    even, odd = axis_filter.even, axis_filter.odd
-    rows = ops.stack(
-        [
-            _synthesis(axis_filter, even, even),
-            _synthesis(axis_filter, odd, -odd, swap=True),
-        ],
-        axis=1,
-    )
-    rows = ops.reshape(rows, (-1, 2 * (axis_filter.out_size // 2 + 1)))
-    return ops.matmul(rows, _analysis(axis_filter))
-
-
-def from_complex_matrix(axis_filter):
-    """Operator from complex to real, `(out_size, 2 * in_size)`.
-
-    It multiplies the real part of the input stacked over its imaginary part.
     An inverse real transform takes the upper half of the spectrum for the
-    mirror of the lower, so the imaginary part enters as i * even.
+    mirror of the lower, so the imaginary part of its input is not lost: the
+    weights act on it multiplied by i.
     """
-    even = axis_filter.even
-    analysis = _analysis(axis_filter)
-    real = ops.matmul(_synthesis(axis_filter, even, even), analysis)
-    imaginary = ops.matmul(
-        _synthesis(axis_filter, -even, even, swap=True), analysis
+    cosine, sine = _synthesis_tables(axis_filter)
+    return ops.matmul(
+        ops.concatenate([-sine, cosine], axis=1), _analysis(axis_filter)
     )
-    return ops.concatenate([real, imaginary], axis=1)
+
+
+def imaginary_factors(axis_filter):
+    """Imaginary part of the operator of an axis, as two thin factors.
+
+    Returns:
+        Matrices `(2 * count, in_size)` and `(out_size, 2 * count)` for a
+        `count` of odd weights; the operator is the second times the first.
+    """
+    _, odd, odd_bins = axis_filter.weights
+    scale = axis_filter.scale
+    cosine, sine = (
+        ops.take(table, odd_bins, axis=1) * (odd * scale)
+        for table in _tables(axis_filter.out_size)
+    )
+    analysis = [
+        ops.transpose(ops.take(table, odd_bins, axis=1))
+        for table in _tables(axis_filter.in_size)
+    ]
+    return (
+        ops.concatenate(analysis, axis=0),
+        ops.concatenate([sine, -cosine], axis=1),
+    )
 
 
 def apply_matrix(x, matrix, axis):
@@ -260,7 +288,7 @@ def apply_transform(x, axis_filter, axis):
 
     For long axes, whose matrix would cost more than the transforms.
     """
-    in_size, out_size, even, _, scale = axis_filter
+    in_size, out_size, (even, _, _), scale, _ = axis_filter
     bins = out_size // 2 + 1
     # An inverse real transform counts every frequency twice by itself, except
     # for zero and the Nyquist bin, and divides by the size.
@@ -277,23 +305,10 @@ def apply_transform(x, axis_filter, axis):
     return ops.cast(ops.moveaxis(x, -1, axis), dtype)
 
 
-def _even_and_odd(frequencies, out_size, above, below):
-    # Zero has no negative twin; the Nyquist bin has no positive one.
-    above = ops.where(2 * frequencies == out_size, 0.0, above)
-    below = ops.where(frequencies == 0, 0.0, below)
-    return above + below, above - below
-
-
-def _synthesis(axis_filter, cosine_weights, sine_weights, swap=False):
-    """Weighted cosines and sines side by side, `(out_size, 2 * bins)`."""
-    cosine, sine = _tables(axis_filter.out_size)
-    if swap:
-        cosine, sine = sine, cosine
-    scale = axis_filter.scale
-    return ops.concatenate(
-        [cosine * (cosine_weights * scale), sine * (sine_weights * scale)],
-        axis=1,
-    )
+def _synthesis_tables(axis_filter):
+    """Weighted cosines and sines, `(out_size, bins)` each."""
+    weights = axis_filter.weights.even * axis_filter.scale
+    return [table * weights for table in _tables(axis_filter.out_size)]
 
 
 def _analysis(axis_filter):
@@ -343,8 +358,17 @@ def _int32(value):
 
 
 def minimum(a, b):
-    return min(a, b) if _is_number(a) and _is_number(b) else ops.minimum(a, b)
+    """The smaller of two; where they are equal, the gradient is that of `a`.
+
+    `ops.minimum` leaves the choice to the backend.
+    """
+    if _is_number(a) and _is_number(b):
+        return min(a, b)
+    return ops.where(a > b, b, a)
 
 
 def maximum(a, b):
-    return max(a, b) if _is_number(a) and _is_number(b) else ops.maximum(a, b)
+    """The larger of two; where they are equal, the gradient is that of `a`."""
+    if _is_number(a) and _is_number(b):
+        return max(a, b)
+    return ops.where(a < b, b, a)

@@ -1,0 +1,212 @@
+"""The spectral layers again, in NumPy: transform, weigh, crop, transform back.
+
+Written from the definitions (Algorithm 1 and Eqs. 3 and 4 of Riad et al., 2022,
+and the masks of their release) in float64, with NumPy's Fourier transforms and
+the spectrum spelled out: nothing here is taken from the layers under test.
+Inputs are `(batch, *sizes, channels)`.
+"""
+
+import numpy as np
+
+
+def stride_in_effect(size, stride, smoothness_factor, ramp="outside"):
+    """The ramp stays inside a map that is larger than it."""
+    if ramp == "outside" and size > smoothness_factor:
+        return max(stride, size / (size - smoothness_factor))
+    return stride
+
+
+def mask(positions, size, stride, smoothness_factor, ramp="outside"):
+    """One in the pass band, zero beyond the ramp. A hard step if R is zero."""
+    if ramp == "outside":
+        passband = max(size / stride, 2) / 2
+        end, ramp_length = passband + smoothness_factor, smoothness_factor
+    else:
+        end = size / (2 * stride)
+        ramp_length = min(smoothness_factor, end)
+    if ramp_length == 0:
+        return (positions < end).astype(float)
+    return np.clip((end - positions) / ramp_length, 0, 1)
+
+
+def frequencies(size):
+    """k for row k below the middle, negative from the middle on."""
+    return np.rint(np.fft.fftfreq(size) * size)
+
+
+def release_positions(size):
+    """Of +k: k. Of -k: k - 1 on an even size; on an odd one k as well."""
+    k = frequencies(size)
+    return np.where(k < 0, -k - (1 - size % 2), k)
+
+
+def kept(positions, size, stride, smoothness_factor, ramp="outside"):
+    """Indices of the frequencies that the crop leaves, in order."""
+    return np.flatnonzero(
+        mask(positions, size, stride, smoothness_factor, ramp) > 0
+    )
+
+
+def _image_adjoint(gradient, spectrum_mask, rows, columns, sizes, norm):
+    """Gradient to the input of what `_image` computes."""
+    height, width = sizes
+    out_height, out_width = gradient.shape[1:3]
+    # The real transform back counts a frequency twice, for itself and for its
+    # negative, except zero and the Nyquist bin.
+    count = np.full(len(columns), 2.0)
+    count[0] = 1
+    if out_width % 2 == 0:
+        count[-1] = 1
+    cropped = np.fft.fft(np.fft.rfft(gradient, axis=2), axis=1)
+    cropped *= count[None, None, :, None] / (out_height * out_width)
+    spectrum = np.zeros(
+        (len(gradient), height, width, gradient.shape[-1]), complex
+    )
+    spectrum[:, rows[:, None], columns] = (
+        cropped * spectrum_mask[rows][:, columns][None, ..., None]
+    )
+    full = np.fft.ifft2(spectrum, axes=(1, 2)).real * height * width
+    points = out_height * out_width / (height * width)
+    return full * {"backward": 1, "ortho": points**0.5, "forward": points}[norm]
+
+
+def _image(x, spectrum_mask, rows, columns, out_width, norm):
+    """irfft2(crop(rfft2(x) * mask))."""
+    spectrum = np.fft.rfft2(x, axes=(1, 2), norm=norm)
+    spectrum = spectrum * spectrum_mask[None, ..., None]
+    spectrum = spectrum[:, rows][:, :, columns]
+    return np.fft.irfft2(
+        spectrum, s=(len(rows), out_width), axes=(1, 2), norm=norm
+    )
+
+
+def _axis_matrix(axis_mask, keep, size, out_size, half, norm):
+    """A real operator along one axis: its columns are images of impulses."""
+    impulses = np.eye(size)
+    if half:
+        spectrum = np.fft.rfft(impulses, norm=norm) * axis_mask
+        return np.fft.irfft(spectrum[:, keep], n=out_size, norm=norm).T
+    spectrum = np.fft.fft(impulses, norm=norm) * axis_mask
+    return np.fft.ifft(spectrum[:, keep], norm=norm).real.T
+
+
+class Reference:
+    """A linear map from `(batch, *sizes, channels)`; calling it applies it."""
+
+    def __init__(self, sizes, masks, keeps, out_sizes, halves, norm):
+        self.sizes, self.out_sizes = sizes, out_sizes
+        self.norm = norm
+        self.image = len(sizes) == 2 and halves == (False, True)
+        if self.image:
+            self.parts = np.outer(*masks), *keeps
+            return
+        self.matrices = [
+            _axis_matrix(*arguments, norm)
+            for arguments in zip(
+                masks, keeps, sizes, out_sizes, halves, strict=True
+            )
+        ]
+
+    def __call__(self, x):
+        if self.image:
+            return _image(x, *self.parts, self.out_sizes[1], self.norm)
+        return self._multiply(x, self.matrices)
+
+    def adjoint(self, gradient):
+        """Gradient to the input from the one to the output."""
+        if self.image:
+            return _image_adjoint(gradient, *self.parts, self.sizes, self.norm)
+        return self._multiply(gradient, [m.T for m in self.matrices])
+
+    @staticmethod
+    def _multiply(x, matrices):
+        for axis, matrix in enumerate(matrices, start=1):
+            x = np.moveaxis(np.tensordot(matrix, x, (1, axis)), 0, axis)
+        return x
+
+
+def diffstride(
+    sizes,
+    strides,
+    smoothness_factor=4.0,
+    cropping=True,
+    symmetric=False,
+    norm="backward",
+    ramp="outside",
+    crop_strides=None,
+):
+    """DiffStride at fixed sizes; `crop_strides` holds the crop of others."""
+    rank = len(sizes)
+    if crop_strides is None:
+        crop_strides = strides
+    all_symmetric = symmetric or ramp == "inside"
+    masks, keeps, out_sizes, halves = [], [], [], []
+    for axis, (size, stride, crop_stride) in enumerate(
+        zip(sizes, strides, crop_strides, strict=True)
+    ):
+        shape = size, stride, smoothness_factor, ramp
+        crop_shape = size, crop_stride, smoothness_factor, ramp
+        half = axis == rank - 1 and not all_symmetric
+        if half:
+            # Eq. 4: the bins of a real transform, one more than Eq. 3 keeps.
+            positions = np.arange(size // 2 + 1) - 1
+            axis_mask = mask(positions, *shape)
+            keep = kept(positions, *crop_shape)
+            out_size = max(2 * (len(keep) - 1), 1)
+        else:
+            # The crop is that of the release, whatever the mask.
+            positions = release_positions(size)
+            keep = kept(positions, *crop_shape)
+            out_size = len(keep)
+            if rank != 2 or all_symmetric:
+                positions = abs(frequencies(size))
+            axis_mask = mask(positions, *shape)
+        if not cropping:
+            keep, out_size = np.arange(len(axis_mask)), size
+        masks.append(axis_mask)
+        keeps.append(keep)
+        out_sizes.append(out_size)
+        halves.append(half)
+    return Reference(
+        tuple(sizes), masks, keeps, tuple(out_sizes), tuple(halves), norm
+    )
+
+
+def fixed(sizes, strides, norm="backward"):
+    """Spectral pooling: size / stride made even, at least 2, hard crop."""
+    masks, keeps, out_sizes, halves = [], [], [], []
+    for axis, (size, stride) in enumerate(zip(sizes, strides, strict=True)):
+        out_size = int(size // stride)
+        out_size = min(max(out_size - out_size % 2, 2), size)
+        half = axis == len(sizes) - 1
+        if half:
+            keep = np.arange(out_size // 2 + 1)
+        else:
+            # The first half of the rows, and as many from the end.
+            above = (out_size + 1) // 2
+            below = out_size - above
+            keep = np.r_[0:above, size - below : size]
+        masks.append(np.ones(size // 2 + 1 if half else size))
+        keeps.append(keep)
+        out_sizes.append(out_size)
+        halves.append(half)
+    return Reference(
+        tuple(sizes), masks, keeps, tuple(out_sizes), tuple(halves), norm
+    )
+
+
+def stride_gradient(x, gradient, sizes, strides, step=1e-6, **options):
+    """Central differences of `sum(gradient * y)`, the crop held still."""
+
+    def value(strides_, crop_strides):
+        y = diffstride(sizes, strides_, crop_strides=crop_strides, **options)(x)
+        return np.sum(gradient * y)
+
+    strides = np.asarray(strides, "float64")
+    return np.array(
+        [
+            (value(strides + d, strides) - value(strides - d, strides))
+            / (2 * step)
+            for d in step * np.eye(len(strides))
+        ]
+    )
