@@ -23,7 +23,7 @@ class TFDSSource:
 
     def __init__(self, name, data_dir=None):
         self.name = name
-        self.builder = _builder(name, data_dir)
+        self.builder = open_builder(name, data_dir)
         features = self.builder.info.features
         self.keys = self.builder.info.supervised_keys
         image, label = (
@@ -124,7 +124,8 @@ def quiet():
         logging.set_verbosity(verbosity)
 
 
-def _builder(name, data_dir):
+def open_builder(name, data_dir=None):
+    """The builder of a set, which is prepared first if need be."""
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
