@@ -12,6 +12,7 @@ import typing
 import keras
 import numpy as np
 
+from diffstride import spectral
 from diffstride.base_pooling import BaseDiffStride, BaseSpectralPooling
 
 
@@ -190,13 +191,26 @@ def _macs(layer, inputs, output_shape):
 
 
 def _spectral_macs(layer, input_shape, output_shape):
-    """The matrix products, one after the other, with complex rows twice."""
+    """Matrix products of the real parts, axis by axis, and of an imaginary one.
+
+    See `diffstride.spectral.resample`.
+    """
     shape, macs = list(input_shape), 0
-    factor = 2 if layer._rules[0] == "height" else 1
     for axis in layer._axes:
-        in_size = shape[axis]
-        shape[axis] = output_shape[axis]
-        macs += factor * in_size * math.prod(shape)
+        size, shape[axis] = shape[axis], output_shape[axis]
+        macs += size * math.prod(shape)
+    if layer._rules[0] == "height" and output_shape[layer._axes[0]] % 2 == 0:
+        smoothness_factor = getattr(layer, "smoothness_factor", 0)
+        height, width = layer._axes
+        coefficients = 2 * min(
+            spectral.odd_count(smoothness_factor), output_shape[height] // 2 + 1
+        )
+        shape = list(input_shape)
+        shape[height] = coefficients
+        macs += input_shape[height] * math.prod(shape)
+        shape[width] = output_shape[width]
+        macs += input_shape[width] * math.prod(shape)
+        macs += coefficients * math.prod(output_shape)
     return macs
 
 

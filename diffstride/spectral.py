@@ -134,27 +134,32 @@ def window_weights(
         window(positions - _float32(shift_above), end, ramp_length),
         window(positions - _float32(shift_below), end, ramp_length),
         first_odd_bin=_int32(xp.floor(end - ramp_length)) + 1,
-        odd_count=math.ceil(smoothness_factor) + 1,
+        count=odd_count(smoothness_factor),
     )
+
+
+def odd_count(smoothness_factor):
+    """How many frequencies a ramp makes differ from their negatives."""
+    return math.ceil(smoothness_factor) + 1
 
 
 def crop_weights(out_size):
     """Weights of a hard crop: every frequency that is kept counts in full."""
     ones = ops.ones(out_size // 2 + 1, dtype="float32")
-    return _weights(out_size, ones, ones, out_size // 2, odd_count=1)
+    return _weights(out_size, ones, ones, out_size // 2, odd_count(0))
 
 
-def _weights(out_size, above, below, first_odd_bin, odd_count):
+def _weights(out_size, above, below, first_odd_bin, count):
     """Weights from those of the frequencies above and below zero."""
     bins = out_size // 2 + 1
     frequencies = ops.arange(bins, dtype="int32")
     # Zero has no negative twin; the Nyquist bin has no positive one.
     above = ops.where(2 * frequencies == out_size, 0.0, above)
     below = ops.where(frequencies == 0, 0.0, below)
-    odd_count = minimum(odd_count, bins)
+    count = minimum(count, bins)
     # Where the ramp lies beyond the last bin, the Nyquist bin remains.
-    first = maximum(minimum(first_odd_bin, bins - odd_count), 0)
-    odd_bins = first + ops.arange(odd_count, dtype="int32")
+    first = maximum(minimum(first_odd_bin, bins - count), 0)
+    odd_bins = first + ops.arange(count, dtype="int32")
     return Weights(above + below, ops.take(above - below, odd_bins), odd_bins)
 
 
@@ -184,8 +189,15 @@ class AxisFilter(typing.NamedTuple):
 
 def axis_filter(weights, in_size, out_size, norm, rule):
     """Filter of an axis from its weights, under a rule and a norm."""
-    scale = gain(in_size, out_size, norm)
-    return AxisFilter(in_size, out_size, weights, scale, rule != "height")
+    # A spectrum of odd size has no Nyquist bin, and no asymmetry.
+    is_odd = _is_number(out_size) and out_size % 2 == 1
+    return AxisFilter(
+        in_size,
+        out_size,
+        weights,
+        gain(in_size, out_size, norm),
+        is_real=rule != "height" or is_odd,
+    )
 
 
 def resample(x, filters, axes):

@@ -103,8 +103,13 @@ def test_complexity_loss_needs_trained_strides():
         (layers.Conv2DTranspose(3, 2, strides=2), 16 * 16 * 4 * 2 * 3),
         (layers.Dense(7), 16 * 16 * 2 * 7),
         (layers.ReLU(), 0),
-        # 8 x 16 rows twice for real and imaginary parts, then 8 columns.
-        (FixedSpectralPooling(2), (2 * 8 * 16 * 16 + 2 * 8 * 16 * 8) * 2),
+        # 8 rows, then 8 columns; the Nyquist bin has an imaginary part, whose
+        # two coefficients go through the columns and to 8 rows.
+        (
+            FixedSpectralPooling(2),
+            (8 * 16 * 16 + 8 * 8 * 16 + 2 * 16 * 16 + 2 * 8 * 16 + 8 * 2 * 8)
+            * 2,
+        ),
         # R = 2: 12 x 12 points, one real product for each axis.
         (
             DiffStride(2, smoothness_factor=2, symmetric=True),

@@ -1,0 +1,324 @@
+#!/usr/bin/env python3
+"""Times the downsampling layers side by side and measures their memory.
+
+    python scripts/benchmark_layers.py
+    KERAS_BACKEND=jax python scripts/benchmark_layers.py --shapes 56x56x64
+
+Every layer takes the same input. The layers take turns within each of
+`--repeats` rounds, and the medians over the rounds are compared, so that a busy
+machine slows all of them alike. "forward" is the layer, "training" the layer
+and its gradient to input and weights. Memory is what a process that trains the
+layer takes at its peak, beyond what it took with the data at hand.
+
+`rfft2d` is an implementation as in the release of 2022: two-dimensional
+transforms of channels-first data, in between a product with the window and two
+gathers; `rfft2d channels_first` leaves out the transpositions on the way there
+and back.
+"""
+
+import argparse
+import json
+import math
+import os
+import pathlib
+import re
+import statistics
+import subprocess
+import sys
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+from keras import ops
+
+from diffstride import DiffStride, FixedSpectralPooling, SpatialPooling
+
+SHAPES = ["32x32x128", "16x16x256", "56x56x64", "100x64x64"]
+
+
+class Rfft2dPooling(keras.layers.Layer):
+    """DiffStride by two-dimensional Fourier transforms, on even sizes."""
+
+    def __init__(self, channels_first=False):
+        super().__init__()
+        self.channels_first = channels_first
+
+    def build(self, input_shape):
+        self.strides = self.add_weight(
+            shape=(2,), initializer=keras.initializers.Constant(2.0)
+        )
+
+    def call(self, x):
+        if not self.channels_first:
+            x = ops.transpose(x, (0, 3, 1, 2))
+        height, width = x.shape[2:]
+        rows = np.arange(height // 2)
+        rows = np.concatenate([rows, rows[::-1]]).astype("float32")
+        columns = np.arange(width // 2 + 1, dtype="float32") - 1
+        row_mask, column_mask = (
+            ops.clip((4.0 + size / self.strides[i] / 2 - positions) / 4.0, 0, 1)
+            for i, (size, positions) in enumerate(
+                [(height, rows), (width, columns)]
+            )
+        )
+        x = filter_and_crop(x, row_mask, column_mask)
+        return x if self.channels_first else ops.transpose(x, (0, 2, 3, 1))
+
+
+def filter_and_crop(x, row_mask, column_mask):
+    """rfft2, product with the mask, gathers, irfft2 of the backend."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        mask = row_mask[:, None] * column_mask[None, :]
+        y = tf.signal.rfft2d(x) * tf.cast(mask, tf.complex64)
+        y = tf.gather(y, tf.where(row_mask > 0)[:, 0], axis=2)
+        y = tf.gather(y, tf.where(column_mask > 0)[:, 0], axis=3)
+        return tf.signal.irfft2d(y)
+    import jax.numpy as jnp
+
+    # JAX needs sizes: those of stride 2, at which this script measures.
+    height, width = x.shape[2:]
+    bins = min(height // 4 + 4, height // 2)
+    rows = np.r_[:bins, -bins:0]
+    y = jnp.fft.rfft2(x) * (row_mask[:, None] * column_mask[None, :])
+    y = y[:, :, rows][..., : min(width // 4 + 5, width // 2 + 1)]
+    return jnp.fft.irfft2(y)
+
+
+def cases(channels):
+    """The layers by name, each made when it is needed."""
+    return {
+        "DiffStride": lambda: DiffStride(2),
+        "DiffStride symmetric": lambda: DiffStride(2, symmetric=True),
+        "DiffStride inside": lambda: DiffStride(2, ramp="inside"),
+        "FixedSpectralPooling": lambda: FixedSpectralPooling(2),
+        "average pooling": lambda: SpatialPooling(2),
+        "conv 3x3": lambda: keras.layers.Conv2D(channels, 3, padding="same"),
+        "conv 3x3 stride 2": lambda: keras.layers.Conv2D(
+            channels, 3, strides=2, padding="same"
+        ),
+        "rfft2d": lambda: Rfft2dPooling(),
+        "rfft2d channels_first": lambda: Rfft2dPooling(channels_first=True),
+    }
+
+
+def make_steps(layer, x):
+    """Functions that run the layer, and the layer with its gradients."""
+    layer.build(x.shape)
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        @tf.function(reduce_retracing=True)
+        def forward(x):
+            return layer(x)
+
+        @tf.function(reduce_retracing=True)
+        def training(x):
+            weights = [w.value for w in layer.trainable_weights]
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                loss = tf.reduce_sum(tf.square(layer(x)))
+            return tape.gradient(loss, [x, *weights])
+
+        def wait(tensors):
+            # The functions are synchronous on a CPU; a GPU has to be asked.
+            [t[:0].numpy() for t in tensors]
+
+    else:
+        import jax
+
+        state = [w.value for w in layer.non_trainable_variables]
+
+        def call(x, weights):
+            return layer.stateless_call(weights, state, x)[0]
+
+        weights = [w.value for w in layer.trainable_variables]
+        jitted_call = jax.jit(call)
+        gradient = jax.jit(
+            jax.grad(lambda x, w: ops.sum(ops.square(call(x, w))), (0, 1))
+        )
+
+        def forward(x):
+            return jitted_call(x, weights)
+
+        def training(x):
+            return gradient(x, weights)
+
+        wait = jax.block_until_ready
+    return (
+        lambda: wait([forward(x)]),
+        lambda: wait(training(x)),
+    )
+
+
+def data(shape, name):
+    x = np.random.default_rng(0).standard_normal(shape, "float32")
+    if name == "rfft2d channels_first":
+        x = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
+    return ops.convert_to_tensor(x)
+
+
+def time_layers(shape, repeats):
+    """Median milliseconds of each layer, forward and in training."""
+    steps = {
+        name: make_steps(make(), data(shape, name))
+        for name, make in cases(shape[-1]).items()
+    }
+    times = {name: ([], []) for name in steps}
+    for round_index in range(repeats + 1):
+        for name, pair in steps.items():
+            for step, measured in zip(pair, times[name], strict=True):
+                start = time.perf_counter()
+                step()
+                if round_index:  # The first round compiles.
+                    measured.append(1000 * (time.perf_counter() - start))
+        print(f"\r  round {round_index}/{repeats}", end="", file=sys.stderr)
+    print(file=sys.stderr)
+    return {
+        name: dict(
+            zip(
+                ("forward_ms", "training_ms"),
+                map(statistics.median, pair),
+                strict=True,
+            )
+        )
+        for name, pair in times.items()
+    }
+
+
+def added_memory(shape, name):
+    """Peak memory in MiB that training the layer adds, in this process."""
+    # What starting to compute costs, whatever the layer, is paid beforehand.
+    make_steps(cases(shape[-1])[name](), data((1, *shape[1:]), name))[1]()
+    _, training = make_steps(cases(shape[-1])[name](), data(shape, name))
+    before = _memory()
+    for _ in range(3):
+        training()
+    return _memory(peak=True) - before
+
+
+def _memory(peak=False):
+    """MiB in use by this process and its device, now or at most."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        device = jax.devices()[0].memory_stats()
+        if device:
+            key = "peak_bytes_in_use" if peak else "bytes_in_use"
+            return device[key] / 2**20
+    else:
+        import tensorflow as tf
+
+        if tf.config.list_physical_devices("GPU"):
+            device = tf.config.experimental.get_memory_info("GPU:0")
+            return device["peak" if peak else "current"] / 2**20
+    # Not getrusage, whose peak a process inherits from the one that started it.
+    status = pathlib.Path("/proc/self/status").read_text()
+    key = "VmHWM" if peak else "VmRSS"
+    return int(re.search(rf"{key}:\s+(\d+)", status).group(1)) / 1024
+
+
+def measure_memory(shape, name):
+    """`added_memory` in a process of its own, where nothing else ran."""
+    command = [sys.executable, __file__, "--memory_of", name]
+    command += ["--shapes", "x".join(map(str, shape[1:]))]
+    command += ["--batch_size", str(shape[0])]
+    return float(subprocess.check_output(command, text=True).split()[-1])
+
+
+def parse_shape(text):
+    sizes = tuple(int(size) for size in text.split("x"))
+    if len(sizes) != 3:
+        raise argparse.ArgumentTypeError(
+            f"a shape is HEIGHTxWIDTHxCHANNELS, not {text}"
+        )
+    return sizes
+
+
+def print_table(shape, results):
+    print(f"\n{shape[0]} examples of {'x'.join(map(str, shape[1:]))}")
+    columns = list(next(iter(results.values())))
+    print(f"{'layer':24}" + "".join(f"{c:>14}" for c in columns))
+    for name, row in results.items():
+        print(f"{name:24}" + "".join(f"{row[c]:14.1f}" for c in columns))
+
+
+def summarize(results):
+    """The ratios that matter, as geometric means over the shapes."""
+
+    def ratio(column, above, below):
+        logs = [
+            math.log(max(rows[above][column], 1e-3))
+            - math.log(max(rows[below][column], 1e-3))
+            for rows in results.values()
+            if column in rows[above]
+        ]
+        return math.exp(sum(logs) / len(logs)) if logs else None
+
+    training, memory = "training_ms", "memory_mib"
+    summary = {
+        "rfft2d / DiffStride": ratio(training, "rfft2d", "DiffStride"),
+        "rfft2d channels_first / DiffStride": ratio(
+            training, "rfft2d channels_first", "DiffStride"
+        ),
+        "rfft2d / DiffStride symmetric": ratio(
+            training, "rfft2d", "DiffStride symmetric"
+        ),
+        "DiffStride symmetric / conv 3x3": ratio(
+            training, "DiffStride symmetric", "conv 3x3"
+        ),
+        "memory, DiffStride / rfft2d": ratio(memory, "DiffStride", "rfft2d"),
+    }
+    return {name: value for name, value in summary.items() if value}
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--shapes", nargs="+", type=parse_shape, default=SHAPES)
+    parser.add_argument("--batch_size", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--no_memory", action="store_true")
+    parser.add_argument("--json", type=pathlib.Path, help="file to write")
+    parser.add_argument("--memory_of", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    shapes = [
+        (args.batch_size, *(parse_shape(s) if isinstance(s, str) else s))
+        for s in args.shapes
+    ]
+    if args.memory_of:
+        print(added_memory(shapes[0], args.memory_of))
+        return
+    results = {}
+    for shape in shapes:
+        rows = time_layers(shape, args.repeats)
+        if not args.no_memory:
+            for name, row in rows.items():
+                row["memory_mib"] = measure_memory(shape, name)
+        print_table(shape, rows)
+        results["x".join(map(str, shape))] = rows
+    summary = summarize(results)
+    print("\nTraining, geometric means over the shapes")
+    for name, value in summary.items():
+        print(f"{name:40}{value:8.2f}")
+    if args.json:
+        args.json.write_text(
+            json.dumps(
+                {
+                    "backend": keras.backend.backend(),
+                    "repeats": args.repeats,
+                    "results": results,
+                    "summary": summary,
+                },
+                indent=2,
+            )
+        )
+
+
+if __name__ == "__main__":
+    main()
