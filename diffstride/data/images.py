@@ -281,7 +281,7 @@ class _Stream:
             )
             images = tf.map_fn(
                 lambda pair: _decode_box(*pair, shape),
-                (tf.gather(encoded, rows), boxes),
+                (tf.gather(encoded, rows), tf.ensure_shape(boxes, (None, 4))),
                 fn_output_signature=image,
             )
             labels = tf.cast(tf.gather(labels, rows), tf.int32)
