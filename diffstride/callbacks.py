@@ -82,8 +82,9 @@ class RefreshSizes(keras.callbacks.Callback):
                 f"Received: every={every}"
             )
         self.every = every
+        # Once an epoch, Keras need not wait for the result of each step.
+        self.async_safe = every == "epoch"
         self.compilations = 1
-        self._steps = 0
         # Pairs of the sizes that a graph was built with, by layer, and the
         # functions compiled from it.
         self._kept = []
@@ -97,6 +98,10 @@ class RefreshSizes(keras.callbacks.Callback):
                 # The variables lag behind the state of the training step.
                 self.model.jax_state_sync()
             self.refresh()
+
+    def on_train_begin(self, logs=None):
+        # An interrupted run goes on with the same steps.
+        self._steps = int(self.model.optimizer.iterations)
 
     def on_epoch_end(self, epoch, logs=None):
         if self.every == "epoch":
@@ -116,7 +121,7 @@ class RefreshSizes(keras.callbacks.Callback):
         self._kept.append(
             (built, {name: getattr(model, name) for name in self._FUNCTIONS})
         )
-        for index, (built, functions) in enumerate(self._kept):
+        for index, (built, functions) in enumerate(self._kept):  # noqa: B007
             if all(layer.sizes_follow(sizes) for layer, sizes in built.items()):
                 del self._kept[index]
                 break

@@ -36,6 +36,7 @@ def train(
     jit_compile="auto",
     deterministic=False,
     devices=None,
+    refresh_sizes="epoch",
     checkpoint_steps=None,
     keep_checkpoints=2,
     monitor=None,
@@ -81,6 +82,8 @@ def train(
             deterministic, at some cost in speed.
         devices: list of device names. Defaults to all GPUs; several train in
             step, each on its share of a batch (TensorFlow).
+        refresh_sizes: `"epoch"`, or an integer: after how many steps static
+            sizes follow the strides (see `RefreshSizes`).
         checkpoint_steps: integer or None. Also save within an epoch, every so
             many steps.
         keep_checkpoints: integer. How many checkpoints to keep, besides the
@@ -140,7 +143,13 @@ def train(
         return run.evaluate(eval_checkpoint)
     run.claim_workdir(text)
     with _termination() as signals:
-        run.fit(checkpoint_steps, monitor, signals, tensorboard, callbacks)
+        run.fit(
+            [*callbacks, callbacks_lib.RefreshSizes(refresh_sizes)],
+            checkpoint_steps,
+            monitor,
+            signals,
+            tensorboard,
+        )
     run.report()
     return run.progress.history
 
@@ -163,6 +172,8 @@ class _Run:
         """Makes the directory that of this configuration, or refuses it."""
         self.workdir.mkdir(parents=True, exist_ok=True)
         path = self.workdir / "config.gin"
+        if not config:
+            return
         if not path.exists():
             write_atomically(path, lambda file: file.write(config.encode()))
             return
@@ -181,7 +192,7 @@ class _Run:
                 + "\n".join(differences)
             )
 
-    def fit(self, checkpoint_steps, monitor, signals, tensorboard, callbacks):
+    def fit(self, callbacks, checkpoint_steps, monitor, signals, tensorboard):
         progress, train_steps = self.progress, self.data.train_steps
         recorder = callbacks_lib.Recorder(
             progress, self.workdir / "history.jsonl", self.data.input_shape
@@ -201,7 +212,7 @@ class _Run:
                 callbacks_lib.TensorBoard(recorder, progress, log_dir)
             )
         # Sizes for the next epoch belong into the checkpoint after this one.
-        beside += [*callbacks, callbacks_lib.RefreshSizes(), checkpointing]
+        beside += [*callbacks, checkpointing]
         loaded = self.checkpoints.load()
         if loaded:
             arrays, state = loaded
@@ -266,9 +277,9 @@ class _Run:
                 "There is no checkpoint to evaluate in "
                 f"{self.checkpoints.directory}"
             )
-        if which == "best":
-            loaded = self.checkpoints.load(loaded[1]["best"]["step"])
         arrays, state = loaded
+        if which == "best" and state["best"]:
+            arrays, state = self.checkpoints.load(state["best"]["step"])
         restore_model(self.model, arrays, groups=("model",))
         result = self.model.evaluate(
             self.data.test(), verbose=self.verbose, return_dict=True

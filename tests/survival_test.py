@@ -1,0 +1,207 @@
+"""Interrupted runs end as if nothing had happened."""
+
+import json
+import multiprocessing
+import os
+import pathlib
+import signal
+import threading
+
+import keras
+import numpy as np
+import pytest
+import tiny
+
+from diffstride import trainer
+from diffstride.checkpoints import Checkpoints
+
+EPOCHS, STEPS = 3, 6
+TIMES = ("seconds", "images_per_second")
+
+
+class At(keras.callbacks.Callback):
+    """Does something at a training step, or in the validation of an epoch."""
+
+    def __init__(self, action, step=None, validation_of_epoch=None):
+        super().__init__()
+        self.action = action
+        self.step = step
+        self.validation_of_epoch = validation_of_epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if int(self.model.optimizer.iterations) == self.step:
+            self.action()
+
+    def on_test_batch_begin(self, batch, logs=None):
+        if self.epoch == self.validation_of_epoch:
+            self.action()
+
+
+def train(workdir, callbacks=(), dataset=tiny.dataset, **kwargs):
+    return trainer.train(
+        **{
+            "dataset": dataset,
+            "model": tiny.model,
+            "workdir": workdir,
+            "num_epochs": EPOCHS,
+            "learning_rate": 0.05,
+            "complexity_weight": 0.1,
+            "checkpoint_steps": 2,
+            "callbacks": callbacks,
+            "verbose": 0,
+            **kwargs,
+        }
+    )
+
+
+def history(workdir):
+    lines = pathlib.Path(workdir, "history.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    return [
+        {name: row[name] for name in row if name not in TIMES} for row in rows
+    ]
+
+
+def final_arrays(workdir):
+    checkpoints = Checkpoints(pathlib.Path(workdir, "checkpoints"))
+    assert checkpoints.steps()[-1] == EPOCHS * STEPS
+    return checkpoints.load()[0]
+
+
+def assert_same_run(workdir, other, rtol=0.0):
+    for row, other_row in zip(history(workdir), history(other), strict=True):
+        assert row.keys() == other_row.keys()
+        for name, value in row.items():
+            if isinstance(value, dict):
+                assert value.keys() == other_row[name].keys()
+                for layer in value:
+                    np.testing.assert_allclose(
+                        value[layer], other_row[name][layer], rtol=rtol
+                    )
+            else:
+                np.testing.assert_allclose(value, other_row[name], rtol=rtol)
+    arrays, other_arrays = final_arrays(workdir), final_arrays(other)
+    assert arrays.keys() == other_arrays.keys()
+    for name, array in arrays.items():
+        np.testing.assert_allclose(array, other_arrays[name], rtol=rtol)
+
+
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill_while_saving():
+    def write_half(file, **arrays):
+        file.write(b"PK" * 1000)
+        file.flush()
+        kill()
+
+    np.savez = write_half
+
+
+def train_in_process(workdir, end, kwargs):
+    callbacks = []
+    if end is not None:
+        action, step = end
+        callbacks = [At(action, step)]
+    train(workdir, callbacks, deterministic=True, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def start_process():
+    """Runs a function in a process of its own; returns how that ended."""
+    context = multiprocessing.get_context("forkserver")
+    # One process imports, and forks those that train.
+    context.set_forkserver_preload(["diffstride.trainer"])
+
+    def start(*args):
+        process = context.Process(target=train_in_process, args=args)
+        process.start()
+        process.join()
+        return process.exitcode
+
+    return start
+
+
+def check_kills(start_process, tmp_path, **kwargs):
+    steps = np.sort(
+        np.random.default_rng().choice(EPOCHS * STEPS, 2, replace=False)
+    )
+    print("Killed at steps", steps)  # Shown where the test fails.
+    interrupted, whole = str(tmp_path / "a"), str(tmp_path / "b")
+    kills = [(kill, int(steps[0])), (kill_while_saving, int(steps[1]))]
+    for end in kills:
+        assert start_process(interrupted, end, kwargs) == -signal.SIGKILL
+    assert start_process(interrupted, None, kwargs) == 0
+    assert start_process(whole, None, kwargs) == 0
+    assert_same_run(interrupted, whole)
+    assert len(history(whole)) == EPOCHS
+
+
+def test_killed_twice_at_random(start_process, tmp_path):
+    check_kills(start_process, tmp_path)
+
+
+@pytest.mark.slow
+def test_killed_while_static_sizes_change(start_process, tmp_path):
+    kwargs = {
+        "model": model_with_changing_sizes,
+        "complexity_weight": 30.0,
+        "refresh_sizes": 4,
+    }
+    check_kills(start_process, tmp_path, **kwargs)
+    sizes = [row["sizes"]["pooling"] for row in history(tmp_path / "a")]
+    assert sizes[0] != sizes[-1]
+
+
+def model_with_changing_sizes(num_output_classes, input_shape):
+    return tiny.model(
+        num_output_classes, input_shape, static_sizes=True, smoothness_factor=1
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nothing interrupts, outside the main thread at that."""
+    workdir = tmp_path_factory.mktemp("whole")
+    thread = threading.Thread(target=train, args=(workdir,))
+    thread.start()
+    thread.join()
+    return workdir
+
+
+def test_terminated_and_damaged(whole, tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    previous = signal.getsignal(signal.SIGTERM)
+    for moment, saved in [
+        ({"step": 9}, 9),
+        ({"validation_of_epoch": 1}, 12),
+    ]:
+        terminate = At(lambda: signal.raise_signal(signal.SIGTERM), **moment)
+        with pytest.raises(SystemExit) as exit_info:
+            train(tmp_path, [terminate])
+        assert exit_info.value.code == 128 + signal.SIGTERM
+        assert signal.getsignal(signal.SIGTERM) == previous
+        assert checkpoints.steps()[-1] == saved
+    # Without the latest checkpoint, the one before holds; and a line that was
+    # written before a kill, but not the checkpoint after it, is forgotten.
+    checkpoints.path(12).write_bytes(b"PK")
+    with open(tmp_path / "history.jsonl", "a") as file:
+        file.write(json.dumps({"epoch": 2}) + "\n" + '{"epoch": 3, "loss"')
+    train(tmp_path)
+    assert_same_run(tmp_path, whole, rtol=1e-4)
+
+
+def test_nan_names_the_step_and_leaves_a_good_checkpoint(tmp_path):
+    with pytest.raises(FloatingPointError) as error:
+        train(tmp_path, dataset=lambda seed: tiny.dataset(seed, nan_at=(1, 3)))
+    assert "The loss is nan at step 4 of epoch 2." in str(error.value)
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    assert checkpoints.steps()[-1] == 8  # Every two steps, the NaN in the 10th.
+    assert str(checkpoints.path(8)) in str(error.value)
+    arrays, _ = checkpoints.load()
+    assert all(np.isfinite(array).all() for array in arrays.values())
+    assert len(history(tmp_path)) == 1
