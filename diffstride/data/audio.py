@@ -1,0 +1,255 @@
+"""Sounds to classify: sets of TFDS, manifests, folders."""
+
+from absl import logging
+
+from diffstride.data.clips import TFDSClips, collect
+from diffstride.data.manifest import (
+    Report,
+    class_names,
+    read_folder,
+    read_manifest,
+    read_sounds,
+)
+from diffstride.data.windows import from_clips
+
+_LABELS = {"nsynth": "instrument/family"}
+# The spoken digits have one split; TFDS keeps it in a random order.
+_SPLITS = {"spoken_digit": ("train[:90%]", "train[90%:]")}
+
+
+def tfds_audio(
+    name="speech_commands",
+    label=None,
+    audio="audio",
+    batch_size=256,
+    seed=0,
+    data_dir=None,
+    train_split=None,
+    test_split=None,
+    test_fold=None,
+    sample_rate=16000,
+    window_seconds=1.0,
+    train_steps=None,
+    cache_dir=None,
+    process_index=0,
+    process_count=1,
+):
+    """Sounds of TFDS, or of a folder that `scripts/prepare_audio.py` wrote.
+
+    The samples are decoded once, as 16-bit integers: into memory, or into
+    files under `cache_dir` for sets that do not fit there.
+
+    Args:
+        name: Name of the set, with its config and version if need be:
+            `"speech_commands"`, `"nsynth"`, `"spoken_digit"`.
+        label: Name of the feature to predict. Defaults to `"label"`, for NSynth
+            to `"instrument/family"`; the other is `"pitch"`.
+        audio: Name of the feature that holds the samples.
+        batch_size: Number of windows in a batch, of all processes together.
+        seed: Seed of the order and of the windows.
+        data_dir: Folder of the prepared sets. Defaults to that of TFDS,
+            `~/tensorflow_datasets` or the variable `TFDS_DATA_DIR`.
+        train_split: Split to train on. Defaults to `"train"`, and for
+            `spoken_digit` to its first nine tenths.
+        test_split: Split to test on. Defaults to `"test"`, and for
+            `spoken_digit` to its last tenth. The 12,678 test examples of
+            NSynth in Table A.1 are its split `"valid"`.
+        test_fold: Number of the fold to test on, where the splits are `fold1`,
+            `fold2`, ...; the others are trained on. In place of `train_split`
+            and `test_split`.
+        sample_rate: Samples per second. Other rates are resampled.
+        window_seconds: Length of a window.
+        train_steps: Batches in an epoch. Defaults to as many as take a window
+            of each clip.
+        cache_dir: Folder for files of decoded samples. Defaults to none.
+        process_index: Number of this process.
+        process_count: Number of processes that each make their own rows of
+            every batch.
+
+    Returns:
+        A `diffstride.data.dataset.Dataset`.
+
+    Example:
+
+    ```python
+    dataset = tfds_audio("speech_commands", batch_size=256, seed=1)
+    model.fit(dataset.train(epoch=0), validation_data=dataset.test())
+    ```
+    """
+    base_name = name.split("/")[0].split(":")[0]
+    source = TFDSClips(
+        name,
+        data_dir,
+        audio=audio,
+        label=label or _LABELS.get(base_name, "label"),
+        sample_rate=sample_rate,
+        cache_dir=cache_dir,
+    )
+    if test_fold is not None:
+        train_folds, test_split = _folds(source.splits, test_fold)
+        train_split = "+".join(train_folds)
+    train_default, test_default = _SPLITS.get(base_name, ("train", "test"))
+    return from_clips(
+        source.read(train_split or train_default),
+        source.read(test_split or test_default),
+        name=name,
+        window=round(window_seconds * sample_rate),
+        batch_size=batch_size,
+        seed=seed,
+        train_steps=train_steps,
+        process_index=process_index,
+        process_count=process_count,
+    )
+
+
+def manifest_audio(
+    path,
+    root=None,
+    path_column="path",
+    label_column="label",
+    split_column=None,
+    batch_size=256,
+    seed=0,
+    train_split="train",
+    test_split="test",
+    test_fold=None,
+    sample_rate=16000,
+    window_seconds=1.0,
+    train_steps=None,
+    process_index=0,
+    process_count=1,
+):
+    """Sound files that a CSV file lists, decoded into memory.
+
+    Files that cannot be read are skipped, counted and named in the log. For
+    many files, or many runs, `scripts/prepare_audio.py` decodes them once.
+
+    Args:
+        path: Path of the CSV file, with the names of its columns on top.
+        root: Folder that paths in the file are relative to. Defaults to that
+            of the CSV file.
+        path_column: Column of the paths.
+        label_column: Column of the names of classes.
+        split_column: Column of the splits. Defaults to `"split"`, or else
+            `"fold"`.
+        batch_size: Number of windows in a batch, of all processes together.
+        seed: Seed of the order and of the windows.
+        train_split: Split to train on.
+        test_split: Split to test on.
+        test_fold: Number of the fold to test on; the others are trained on. In
+            place of `train_split` and `test_split`.
+        sample_rate: Samples per second. Other rates are resampled.
+        window_seconds: Length of a window.
+        train_steps: Batches in an epoch. Defaults to as many as take a window
+            of each clip.
+        process_index: Number of this process.
+        process_count: Number of processes that each make their own rows of
+            every batch.
+
+    Returns:
+        A `diffstride.data.dataset.Dataset`.
+    """
+    rows = read_manifest(path, root, path_column, label_column, split_column)
+    train_splits, test_splits = [train_split], [test_split]
+    if test_fold is not None:
+        train_splits, test_split = _folds(
+            {row.split for row in rows}, test_fold
+        )
+        test_splits = [test_split]
+    return _from_rows(
+        rows,
+        train_splits,
+        test_splits,
+        str(path),
+        sample_rate,
+        window=round(window_seconds * sample_rate),
+        batch_size=batch_size,
+        seed=seed,
+        train_steps=train_steps,
+        process_index=process_index,
+        process_count=process_count,
+    )
+
+
+def folder_audio(
+    folder,
+    test_percent=20,
+    batch_size=256,
+    seed=0,
+    sample_rate=16000,
+    window_seconds=1.0,
+    train_steps=None,
+    process_index=0,
+    process_count=1,
+):
+    """A folder with a folder of sound files for each class, like `dog/3.wav`.
+
+    Args:
+        folder: Path of the folder.
+        test_percent: Percentage of the files of each class to test on. Which
+            ones follows from their names, not from `seed`.
+        batch_size: Number of windows in a batch, of all processes together.
+        seed: Seed of the order and of the windows.
+        sample_rate: Samples per second. Other rates are resampled.
+        window_seconds: Length of a window.
+        train_steps: Batches in an epoch. Defaults to as many as take a window
+            of each clip.
+        process_index: Number of this process.
+        process_count: Number of processes that each make their own rows of
+            every batch.
+
+    Returns:
+        A `diffstride.data.dataset.Dataset`.
+    """
+    return _from_rows(
+        read_folder(folder, test_percent),
+        ["train"],
+        ["test"],
+        str(folder),
+        sample_rate,
+        window=round(window_seconds * sample_rate),
+        batch_size=batch_size,
+        seed=seed,
+        train_steps=train_steps,
+        process_index=process_index,
+        process_count=process_count,
+    )
+
+
+def _folds(splits, test_fold):
+    """The splits to train on, and the one to test on."""
+    folds = sorted(split for split in splits if split.startswith("fold"))
+    test_split = f"fold{test_fold}"
+    if test_split not in folds or len(folds) < 2:
+        raise ValueError(
+            f"`test_fold` must be one of two or more folds, {folds}. "
+            f"Received: test_fold={test_fold}"
+        )
+    return [fold for fold in folds if fold != test_split], test_split
+
+
+def _from_rows(rows, train_splits, test_splits, name, sample_rate, **options):
+    names = class_names(rows)
+    report = Report()
+
+    def read(splits):
+        chosen = [row for row in rows if row.split in splits]
+        clips = collect(
+            (
+                (samples, names.index(row.label))
+                for row, samples in read_sounds(chosen, sample_rate, report)
+            ),
+            names,
+        )
+        if not len(clips):
+            raise ValueError(
+                f"{name} must list sound files of the splits {splits}, of "
+                f"which some can be read. It has the splits "
+                f"{sorted({row.split for row in rows})}. {report}"
+            )
+        return clips
+
+    train, test = read(train_splits), read(test_splits)
+    if report.bad or report.remarks:
+        logging.warning("%s: %s", name, report)
+    return from_clips(train, test, name=name, **options)

@@ -1,0 +1,287 @@
+"""Manifests: which sound files there are, what they are, where they belong."""
+
+import collections
+import concurrent.futures
+import csv
+import dataclasses
+import hashlib
+import os
+import pathlib
+
+import numpy as np
+
+from diffstride.data import sounds
+
+SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".aiff", ".aif", ".mp3")
+# Files decoded ahead; as many sounds are in memory at a time.
+_AHEAD = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A line of a manifest.
+
+    Args:
+        path: Path of the sound file.
+        label: Name of its class.
+        split: Name of the split that it belongs to.
+    """
+
+    path: pathlib.Path
+    label: str
+    split: str
+
+
+def read_manifest(
+    path, root=None, path_column="path", label_column="label", split_column=None
+):
+    """Reads a CSV file with a line for each sound file.
+
+    Args:
+        path: Path of the CSV file, with the names of its columns on top.
+        root: Folder that paths in the file are relative to. Defaults to that
+            of the CSV file.
+        path_column: Column of the paths.
+        label_column: Column of the names of classes.
+        split_column: Column of the splits. Defaults to `"split"`, or else
+            `"fold"`; the folds are splits with the names `fold1`, `fold2`, ...
+
+    Returns:
+        A list of `Row`.
+    """
+    path = pathlib.Path(path)
+    root = path.parent if root is None else pathlib.Path(root)
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        lines = list(reader)
+    columns = reader.fieldnames or []
+    if split_column is None:
+        split_column = "split" if "split" in columns else "fold"
+    for argument, column in [
+        ("path_column", path_column),
+        ("label_column", label_column),
+        ("split_column", split_column),
+    ]:
+        if column not in columns:
+            raise ValueError(
+                f"`{argument}` must be a column of {path}, one of {columns}. "
+                f"Received: {argument}={column!r}"
+            )
+    rows = []
+    for number, line in enumerate(lines, start=2):
+        values = [
+            (line[column] or "").strip()
+            for column in (path_column, label_column, split_column)
+        ]
+        if not all(values):
+            raise ValueError(
+                f"Every line of {path} must have a path, a label and a split. "
+                f"Received: line {number}, {values}"
+            )
+        sound, label, split = values
+        if split.isdigit():
+            split = f"fold{split}"
+        rows.append(Row(root / sound, label, split))
+    return _check(rows, path)
+
+
+def read_folder(folder, test_percent=20):
+    """Lists the sound files of a folder that has a folder for each class.
+
+    Args:
+        folder: Path of the folder, with files like `dog/3.wav`.
+        test_percent: Percentage of the files of each class that make the split
+            `test`; the others make `train`. Which ones follows from their
+            names alone. Give a manifest where recordings belong together, such
+            as those of one speaker.
+
+    Returns:
+        A list of `Row`.
+    """
+    folder = pathlib.Path(folder)
+    if not 0 <= test_percent <= 100:
+        raise ValueError(
+            "`test_percent` must lie between 0 and 100. "
+            f"Received: test_percent={test_percent}"
+        )
+    rows = []
+    for class_folder in sorted(folder.glob("*/")):
+        paths = [
+            path
+            for path in class_folder.rglob("*")
+            if path.suffix.lower() in SUFFIXES
+        ]
+        paths.sort(key=lambda path: _digest(path.relative_to(folder)))
+        tests = round(len(paths) * test_percent / 100)
+        rows += [
+            Row(path, class_folder.name, "test" if i < tests else "train")
+            for i, path in enumerate(paths)
+        ]
+    return _check(rows, folder)
+
+
+def _digest(path):
+    return hashlib.sha1(path.as_posix().encode()).hexdigest()
+
+
+def _check(rows, source):
+    if not rows:
+        raise ValueError(f"There must be sound files in {source}. Found none.")
+    first = {}
+    for row in rows:
+        other = first.setdefault(row.path, row)
+        if other is not row:
+            raise ValueError(
+                f"A sound file must be in {source} once. Received: {row.path} "
+                f"twice, for {other.label!r} in the split {other.split!r} and "
+                f"for {row.label!r} in {row.split!r}"
+            )
+    return rows
+
+
+def class_names(rows):
+    """The names of all classes in order, that of numbers where they are."""
+    names = {row.label for row in rows}
+    if all(name.isdecimal() for name in names):
+        return sorted(names, key=int)
+    return sorted(names)
+
+
+@dataclasses.dataclass
+class Report:
+    """What became of the files of a manifest.
+
+    Args:
+        read: Number of files that are used.
+        bad: The path and the problem of each file that is not.
+        remarks: The path and the remark about files that are used all the
+            same: silent, or beyond full scale.
+    """
+
+    read: int = 0
+    bad: list = dataclasses.field(default_factory=list)
+    remarks: list = dataclasses.field(default_factory=list)
+
+    def __str__(self):
+        """How many files there were of each kind, and which ones are bad."""
+        counts = collections.Counter(remark for _, remark in self.remarks)
+        kinds = [f"{count} {remark}" for remark, count in counts.items()]
+        text = f"{self.read} sound files read"
+        if kinds:
+            text += f" ({', '.join(kinds)})"
+        text += f", {len(self.bad)} skipped"
+        return "\n".join(
+            [text + (":" if self.bad else "")]
+            + [f"  {path}: {problem}" for path, problem in self.bad]
+        )
+
+    def write(self, path):
+        """Writes a CSV file of all that was wrong or unusual."""
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["path", "used", "problem"])
+            writer.writerows(
+                [path, "no", problem] for path, problem in self.bad
+            )
+            writer.writerows(
+                [path, "yes", remark] for path, remark in self.remarks
+            )
+
+
+def read_sounds(rows, sample_rate, report, workers=None):
+    """Decodes the files of a manifest, in threads, in their order.
+
+    Args:
+        rows: List of `Row`.
+        sample_rate: Samples per second.
+        report: The `Report` to add to. Files that cannot be read are named
+            there and skipped.
+        workers: Number of threads. Defaults to the number of processors.
+
+    Yields:
+        The `Row` and the int16 samples of each file.
+    """
+
+    def read(row):
+        try:
+            return sounds.read_sound(row.path, sample_rate)
+        except sounds.SoundError as error:
+            return error
+
+    with concurrent.futures.ThreadPoolExecutor(
+        workers or os.cpu_count()
+    ) as pool:
+        queue = collections.deque()
+        for row in [*rows, *[None] * _AHEAD]:
+            queue.append((row, row and pool.submit(read, row)))
+            if len(queue) <= _AHEAD:
+                continue
+            row, future = queue.popleft()
+            sound = future.result()
+            if isinstance(sound, sounds.SoundError):
+                report.bad.append((str(row.path), str(sound)))
+                continue
+            report.read += 1
+            report.remarks += [(str(row.path), text) for text in sound.remarks]
+            yield row, sound.samples
+
+
+def prepare(rows, name, data_dir, sample_rate=16000, version="1.0.0"):
+    """Writes the files of a manifest as a prepared data set of TFDS.
+
+    Decoded, mono and at one sample rate, it loads much faster than the files:
+    `tfds.builder(name, data_dir=data_dir)` finds it. Beside the data lies
+    `problems.csv`, with each file that was skipped or is unusual.
+
+    Args:
+        rows: List of `Row`.
+        name: Name of the data set, in lower case with underscores.
+        data_dir: Folder of prepared data sets.
+        sample_rate: Samples per second of the result.
+        version: Version of the data set. An existing one is not overwritten.
+
+    Returns:
+        The TFDS builder and the `Report`.
+    """
+    import tensorflow_datasets as tfds
+
+    report = Report()
+    splits = collections.defaultdict(list)
+    for row in rows:
+        splits[row.split].append(row)
+
+    def examples(split):
+        for row, samples in read_sounds(splits[split], sample_rate, report):
+            yield (
+                str(row.path),
+                {
+                    "audio": samples,
+                    "sample_rate": sample_rate,
+                    "label": row.label,
+                    "file": str(row.path),
+                },
+            )
+
+    builder = tfds.dataset_builders.store_as_tfds_dataset(
+        name=name,
+        version=version,
+        data_dir=data_dir,
+        description=f"{len(rows)} sound files at {sample_rate} Hz.",
+        features=tfds.features.FeaturesDict(
+            {
+                # The Audio feature stores a list of integers of 64 bits, which
+                # takes three times the space.
+                "audio": tfds.features.Tensor(
+                    shape=(None,),
+                    dtype=np.int16,
+                    encoding=tfds.features.Encoding.BYTES,
+                ),
+                "sample_rate": tfds.features.Scalar(dtype=np.int32),
+                "label": tfds.features.ClassLabel(names=class_names(rows)),
+                "file": tfds.features.Text(),
+            }
+        ),
+        split_datasets={split: examples(split) for split in sorted(splits)},
+    )
+    report.write(pathlib.Path(builder.data_dir) / "problems.csv")
+    return builder, report

@@ -1,0 +1,109 @@
+"""Several data sets at once, each with a head of its own."""
+
+import numpy as np
+
+from diffstride.data.dataset import Batches, Dataset
+
+
+def multi_task(datasets, seed=0, train_steps=None):
+    """Several tasks at once: a batch of each, one after the other, in a batch.
+
+    A model has a head for each task. The labels and the weights of examples
+    are dicts of an array for each head; an example has the weight 0 for the
+    heads of other tasks, which get no gradient from it and must not count it:
+    compile the model with `weighted_metrics`. The sum of the losses is the
+    average over examples.
+
+    Each task keeps the batch size of its own data set, and runs through its
+    clips at its own pace.
+
+    Args:
+        datasets: Dict from the name of a task to its data set, or to a function
+            of `seed` that loads it.
+        seed: Seed that the functions get, a different one for each.
+        train_steps: Batches in an epoch. Defaults to as many as take a window
+            of each clip of the largest data set.
+
+    Returns:
+        A `diffstride.data.dataset.Dataset`.
+
+    Example:
+
+    ```python
+    dataset = multi_task(
+        {
+            "word": tfds_audio("speech_commands", batch_size=128),
+            "pitch": tfds_audio("nsynth", label="pitch", batch_size=128),
+        }
+    )
+    ```
+    """
+    if not datasets:
+        raise ValueError(
+            "`datasets` must have a task or more. "
+            f"Received: datasets={datasets}"
+        )
+    tasks = {
+        task: dataset(seed=seed * len(datasets) + index)
+        if callable(dataset)
+        else dataset
+        for index, (task, dataset) in enumerate(datasets.items())
+    }
+    shapes = {task: dataset.input_shape for task, dataset in tasks.items()}
+    if len(set(shapes.values())) > 1:
+        raise ValueError(
+            "`datasets` must have examples of one shape. "
+            f"Received: shapes {shapes}"
+        )
+    if train_steps is None:
+        train_steps = max(dataset.train_steps for dataset in tasks.values())
+
+    def merge(batches):
+        """One batch, of a dict with the batch of one or more tasks."""
+        labels = {task: [] for task in tasks}
+        weights = {task: [] for task in tasks}
+        for batch_task, (_, y) in batches.items():
+            for task in tasks:
+                own = task == batch_task
+                labels[task].append(y if own else np.zeros_like(y))
+                weights[task].append(np.full(len(y), own, "float32"))
+        return (
+            np.concatenate([x for x, _ in batches.values()]),
+            {task: np.concatenate(parts) for task, parts in labels.items()},
+            {task: np.concatenate(parts) for task, parts in weights.items()},
+        )
+
+    def train_batches(epoch, start_step=0):
+        def make_batch(step):
+            batches = {}
+            for task, dataset in tasks.items():
+                own_epoch, own_step = divmod(
+                    epoch * train_steps + step, dataset.train_steps
+                )
+                batches[task] = dataset.train(own_epoch, own_step)[0]
+            return merge(batches)
+
+        return Batches(make_batch, train_steps, start_step)
+
+    def test_batches():
+        tests = {task: dataset.test() for task, dataset in tasks.items()}
+        order = [
+            (task, step) for task in tests for step in range(len(tests[task]))
+        ]
+
+        def make_batch(step):
+            task, own_step = order[step]
+            return merge({task: tests[task][own_step]})
+
+        return Batches(make_batch, len(order))
+
+    return Dataset(
+        train=train_batches,
+        test=test_batches,
+        train_steps=train_steps,
+        input_shape=next(iter(shapes.values())),
+        num_classes={
+            task: dataset.num_classes for task, dataset in tasks.items()
+        },
+        name="+".join(tasks),
+    )
