@@ -85,8 +85,11 @@ def read_manifest(
     return _check(rows, path)
 
 
-def read_folder(folder, test_percent=20):
+def read_folder(folder, test_percent=20, lists=None):
     """Lists the sound files of a folder that has a folder for each class.
+
+    Folders whose names begin with `_` or `.` are left out, such as the
+    `_background_noise_` of Speech Commands.
 
     Args:
         folder: Path of the folder, with files like `dog/3.wav`.
@@ -94,6 +97,9 @@ def read_folder(folder, test_percent=20):
             `test`; the others make `train`. Which ones follows from their
             names alone. Give a manifest where recordings belong together, such
             as those of one speaker.
+        lists: Dict from the name of a split to a text file with the files that
+            belong to it, like `dog/3.wav`, one on a line. The files on no list
+            make `train`, whatever `test_percent`.
 
     Returns:
         A list of `Row`.
@@ -104,19 +110,29 @@ def read_folder(folder, test_percent=20):
             "`test_percent` must lie between 0 and 100. "
             f"Received: test_percent={test_percent}"
         )
+    listed = {
+        folder / line.strip(): split
+        for split, path in (lists or {}).items()
+        for line in pathlib.Path(path).read_text().splitlines()
+        if line.strip()
+    }
     rows = []
-    for class_folder in sorted(folder.glob("*/")):
+    for class_folder in sorted(folder.glob("[!_.]*/")):
         paths = [
             path
             for path in class_folder.rglob("*")
             if path.suffix.lower() in SUFFIXES
         ]
         paths.sort(key=lambda path: _digest(path.relative_to(folder)))
-        tests = round(len(paths) * test_percent / 100)
-        rows += [
-            Row(path, class_folder.name, "test" if i < tests else "train")
-            for i, path in enumerate(paths)
-        ]
+        tests = 0 if lists else round(len(paths) * test_percent / 100)
+        for index, path in enumerate(paths):
+            split = listed.pop(path, "test" if index < tests else "train")
+            rows.append(Row(path, class_folder.name, split))
+    if listed:
+        raise ValueError(
+            f"`lists` must name sound files in {folder}. Received: "
+            f"{len(listed)} that are not there, such as {next(iter(listed))}"
+        )
     return _check(rows, folder)
 
 
@@ -262,6 +278,22 @@ def prepare(rows, name, data_dir, sample_rate=16000, version="1.0.0"):
                 },
             )
 
+    try:
+        existing = tfds.builder(f"{name}:{version}", data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError:
+        pass
+    else:
+        raise ValueError(
+            "`name` and `version` must be new. "
+            f"Received: name={name!r}, version={version!r}, which lies in "
+            f"{existing.data_dir}"
+        )
+    wrong = [split for split in splits if not split.isidentifier()]
+    if wrong:
+        raise ValueError(
+            "The names of splits must consist of letters, digits and "
+            f"underscores. Received: {wrong}"
+        )
     builder = tfds.dataset_builders.store_as_tfds_dataset(
         name=name,
         version=version,

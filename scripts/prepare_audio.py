@@ -1,0 +1,103 @@
+#!/usr/bin/env python3
+r"""Decodes sound files once, into a prepared data set of TFDS.
+
+    python scripts/prepare_audio.py --manifest=sounds.csv --name=my_sounds
+    python scripts/prepare_audio.py --folder=sounds --name=my_sounds
+
+A manifest is a CSV file with the columns `path`, `label`, and `split` or
+`fold`; a folder has a folder for each class. ESC-50, as it is published:
+
+    python scripts/prepare_audio.py --manifest=meta/esc50.csv --root=audio \
+        --path_column=filename --label_column=category --name=esc50
+
+The 35 words of Speech Commands with its official splits, of which TFDS itself
+keeps ten:
+
+    python scripts/prepare_audio.py --folder=speech_commands_v0.02 \
+        --list=test=speech_commands_v0.02/testing_list.txt \
+        --list=validation=speech_commands_v0.02/validation_list.txt \
+        --name=speech_words
+
+WAV, FLAC and Ogg files of any sample rate, any number of channels and bits
+become 16-bit samples of one channel at `--sample_rate`. Files that are empty,
+corrupt, cut short or missing are skipped, counted, and named here and in
+`problems.csv` beside the data. What was prepared is trained on with
+
+    audio.tfds_audio.name = "my_sounds"
+
+in a gin file, and `audio.tfds_audio.data_dir` if `--data_dir` was given.
+"""
+
+from absl import app, flags
+
+from diffstride.data import audio, manifest, windows
+
+FLAGS = flags.FLAGS
+
+flags.DEFINE_string("manifest", None, "CSV file that lists the sound files.")
+flags.DEFINE_string("root", None, "Folder that its paths are relative to.")
+flags.DEFINE_string("path_column", "path", "Column of the paths.")
+flags.DEFINE_string("label_column", "label", "Column of the classes.")
+flags.DEFINE_string("split_column", None, "Column of the splits or folds.")
+flags.DEFINE_string("folder", None, "Folder with a folder for each class.")
+flags.DEFINE_integer("test_percent", 20, "How much of a folder to test on.")
+flags.DEFINE_multi_string(
+    "list", [], "SPLIT=FILE, a list of the files of a folder in that split."
+)
+flags.DEFINE_string("name", None, "Name of the data set.", required=True)
+flags.DEFINE_string("version", "1.0.0", "Version of the data set.")
+flags.DEFINE_string("data_dir", None, "Folder of prepared data sets.")
+flags.DEFINE_integer("sample_rate", 16000, "Samples per second.")
+flags.DEFINE_integer("batch_size", 256, "Batch size of the time it takes.")
+flags.mark_flags_as_mutual_exclusive(["manifest", "folder"], required=True)
+
+
+def read_rows():
+    if FLAGS.manifest:
+        return manifest.read_manifest(
+            FLAGS.manifest,
+            FLAGS.root,
+            FLAGS.path_column,
+            FLAGS.label_column,
+            FLAGS.split_column,
+        )
+    lists = dict(item.split("=", 1) for item in FLAGS.list)
+    return manifest.read_folder(FLAGS.folder, FLAGS.test_percent, lists)
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"Unknown arguments: {' '.join(argv[1:])}")
+    try:
+        builder, report = manifest.prepare(
+            read_rows(),
+            FLAGS.name,
+            FLAGS.data_dir,
+            FLAGS.sample_rate,
+            FLAGS.version,
+        )
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"Error: {error}") from error
+    print(report)
+    splits = builder.info.splits
+    for split in splits:
+        print(f"{split}: {splits[split].num_examples} clips")
+    print(f"Prepared in {builder.data_dir}")
+    split = "train" if "train" in splits else next(iter(splits))
+    dataset = audio.tfds_audio(
+        FLAGS.name,
+        data_dir=FLAGS.data_dir,
+        train_split=split,
+        test_split=split,
+        batch_size=FLAGS.batch_size,
+        train_steps=20,
+    )
+    rate = windows.throughput(dataset)
+    print(
+        f"From there to batches: {rate:,.0f} windows per second in one thread, "
+        f"{1000 * FLAGS.batch_size / rate:.1f} ms for {FLAGS.batch_size}"
+    )
+
+
+if __name__ == "__main__":
+    app.run(main)
