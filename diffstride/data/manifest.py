@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import os
 import pathlib
+import re
 
 import numpy as np
 
@@ -278,15 +279,11 @@ def prepare(rows, name, data_dir, sample_rate=16000, version="1.0.0"):
                 },
             )
 
-    try:
-        existing = tfds.builder(f"{name}:{version}", data_dir=data_dir)
-    except tfds.core.DatasetNotFoundError:
-        pass
-    else:
+    known = tfds.list_builders(with_community_datasets=False)
+    if name in known or not re.fullmatch("[a-z][a-z0-9_]*", name):
         raise ValueError(
-            "`name` and `version` must be new. "
-            f"Received: name={name!r}, version={version!r}, which lies in "
-            f"{existing.data_dir}"
+            "`name` must consist of lower-case letters, digits and underscores "
+            f"and not be that of a data set of TFDS. Received: name={name!r}"
         )
     wrong = [split for split in splits if not split.isidentifier()]
     if wrong:
@@ -294,26 +291,34 @@ def prepare(rows, name, data_dir, sample_rate=16000, version="1.0.0"):
             "The names of splits must consist of letters, digits and "
             f"underscores. Received: {wrong}"
         )
-    builder = tfds.dataset_builders.store_as_tfds_dataset(
-        name=name,
-        version=version,
-        data_dir=data_dir,
-        description=f"{len(rows)} sound files at {sample_rate} Hz.",
-        features=tfds.features.FeaturesDict(
-            {
-                # The Audio feature stores a list of integers of 64 bits, which
-                # takes three times the space.
-                "audio": tfds.features.Tensor(
-                    shape=(None,),
-                    dtype=np.int16,
-                    encoding=tfds.features.Encoding.BYTES,
-                ),
-                "sample_rate": tfds.features.Scalar(dtype=np.int32),
-                "label": tfds.features.ClassLabel(names=class_names(rows)),
-                "file": tfds.features.Text(),
-            }
-        ),
-        split_datasets={split: examples(split) for split in sorted(splits)},
-    )
+    try:
+        builder = tfds.dataset_builders.store_as_tfds_dataset(
+            name=name,
+            version=version,
+            data_dir=data_dir,
+            description=f"{len(rows)} sound files at {sample_rate} Hz.",
+            features=tfds.features.FeaturesDict(
+                {
+                    # The Audio feature stores a list of integers of 64 bits, which
+                    # takes three times the space.
+                    "audio": tfds.features.Tensor(
+                        shape=(None,),
+                        dtype=np.int16,
+                        encoding=tfds.features.Encoding.BYTES,
+                    ),
+                    "sample_rate": tfds.features.Scalar(dtype=np.int32),
+                    "label": tfds.features.ClassLabel(names=class_names(rows)),
+                    "file": tfds.features.Text(),
+                }
+            ),
+            split_datasets={split: examples(split) for split in sorted(splits)},
+        )
+    except RuntimeError as error:
+        if "already prepared" not in str(error):
+            raise
+        raise ValueError(
+            "`version` must be new for a set that exists. Received: "
+            f"name={name!r}, version={version!r}"
+        ) from error
     report.write(pathlib.Path(builder.data_dir) / "problems.csv")
     return builder, report
