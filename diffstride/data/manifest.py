@@ -299,8 +299,8 @@ def prepare(rows, name, data_dir, sample_rate=16000, version="1.0.0"):
             description=f"{len(rows)} sound files at {sample_rate} Hz.",
             features=tfds.features.FeaturesDict(
                 {
-                    # The Audio feature stores a list of integers of 64 bits, which
-                    # takes three times the space.
+                    # The Audio feature stores a list of 64-bit integers,
+                    # which takes three times the space.
                     "audio": tfds.features.Tensor(
                         shape=(None,),
                         dtype=np.int16,
