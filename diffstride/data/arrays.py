@@ -288,7 +288,7 @@ def channel_statistics(normalize, channels, unit=1.0, images=None):
             for part in parts
         )
         std = np.sqrt(_average(squares))
-        return tuple(mean), tuple(np.where(std > 0, std, 1.0))
+        return tuple(mean.tolist()), tuple(np.where(std > 0, std, 1.0).tolist())
     try:
         mean, std = np.asarray(normalize, "float64") * unit
     except (TypeError, ValueError):
@@ -299,7 +299,7 @@ def channel_statistics(normalize, channels, unit=1.0, images=None):
             f"standard deviations of {channels} channels. Received: "
             f"normalize={normalize}"
         )
-    return tuple(mean), tuple(std)
+    return tuple(mean.tolist()), tuple(std.tolist())
 
 
 def _average(parts):

@@ -62,8 +62,8 @@ class Batches(keras.utils.PyDataset):
         super().__init__(workers=workers)
         if not 0 <= start <= stop:
             raise ValueError(
-                f"`start` must lie between 0 and the {stop} batches there are. "
-                f"Received: start={start}"
+                f"`start_step` must lie between 0 and the {stop} batches "
+                f"there are. Received: start_step={start}"
             )
         self.make_batch = make_batch
         self.start = start

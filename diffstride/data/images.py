@@ -10,6 +10,8 @@ for arrays.
 import dataclasses
 import math
 
+import numpy as np
+
 from diffstride.data import augment
 from diffstride.data.arrays import channel_statistics, from_arrays
 from diffstride.data.dataset import (
@@ -218,11 +220,11 @@ class _Stream:
         dataset = self.source.open(split, decode=False, generator=generator)
         dataset = _shuffle(dataset, self.shuffle_buffer, generator)
         dataset = dataset.batch(self.batch_size, drop_remainder=True)
-        if not 0 <= start_step <= dataset.cardinality():
+        steps = int(dataset.cardinality())
+        if not 0 <= start_step <= steps:
             raise ValueError(
-                "`start_step` must lie between 0 and the "
-                f"{dataset.cardinality()} batches there are. Received: "
-                f"start_step={start_step}"
+                f"`start_step` must lie between 0 and the {steps} batches "
+                f"there are. Received: start_step={start_step}"
             )
         rows = process_rows(self.batch_size, *self.process)
 
@@ -242,6 +244,7 @@ class _Stream:
         def finish(step, images, labels):
             draws = draw(step)
             needed = self.augmentation.needed(draws, rows)
+            self._check(labels, split)
             return self.finish(images, labels, draws, needed, rows)
 
         # Encoded images that were seen already are skipped undecoded.
@@ -254,11 +257,18 @@ class _Stream:
             return rows, self.augmentation.boxes(heights[rows], widths[rows])
 
         def finish(step, images, labels):
+            self._check(labels, split)
             return self.finish.evaluate(images, labels)
 
         dataset = self.source.open(split, decode=False)
         dataset = dataset.batch(self.batch_size)
         return self._decode(dataset, 0, choose, finish, None)
+
+    def _check(self, labels, split):
+        if np.any(labels < 0):
+            raise ValueError(
+                f"The split {split!r} of {self.source.name!r} has no labels."
+            )
 
     def _decode(self, dataset, start_step, choose, finish, batch_size):
         """Decodes batches of encoded images and finishes them with NumPy."""

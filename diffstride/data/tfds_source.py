@@ -1,9 +1,10 @@
-"""Finding, preparing and reading an image classification set of TFDS.
+"""Finding, preparing, reading and writing an image classification set of TFDS.
 
 TensorFlow and TFDS are imported when a set is opened, not before.
 """
 
 import contextlib
+import pathlib
 
 import keras
 import numpy as np
@@ -111,6 +112,74 @@ class TFDSSource:
                 ),
             )
         return dataset.map(lambda example: (example[image], example[label]))
+
+
+def write_tfds(
+    data_dir, name, splits, num_classes, encoding="png", shard_size=1000
+):
+    """Writes images as a set of TFDS, for `tfds_images` or `tfds.load`.
+
+    Args:
+        data_dir: Folder of the prepared sets.
+        name: Name of the set.
+        splits: Dict from the name of a split to its images and labels. Images
+            are `uint8` arrays `(height, width, channels)` of any sizes.
+        num_classes: Number of classes.
+        encoding: `"png"` or `"jpeg"`.
+        shard_size: Number of examples in a file.
+
+    Example:
+
+    ```python
+    splits = {
+        "train": textures(4096, seed=0),
+        "test": textures(1024, seed=1),
+    }
+    write_tfds("data", "textures", splits, num_classes=8)
+    dataset = tfds_images("textures", data_dir="data")
+    ```
+    """
+    import tensorflow_datasets as tfds
+
+    folder = pathlib.Path(data_dir) / name / "1.0.0"
+    folder.mkdir(parents=True)
+    shapes = {
+        np.shape(image) for images, _ in splits.values() for image in images
+    }
+    height, width, channels = (
+        sizes.pop() if len(sizes) == 1 else None
+        for sizes in map(set, zip(*shapes, strict=True))
+    )
+    info = tfds.core.DatasetInfo(
+        builder=tfds.core.DatasetIdentity(
+            name=name,
+            version=tfds.core.Version("1.0.0"),
+            data_dir=str(folder),
+            module_name=__name__,
+        ),
+        features=tfds.features.FeaturesDict(
+            {
+                "image": tfds.features.Image(
+                    shape=(height, width, channels), encoding_format=encoding
+                ),
+                "label": tfds.features.ClassLabel(num_classes=num_classes),
+            }
+        ),
+        supervised_keys=("image", "label"),
+    )
+    with quiet():
+        writer = tfds.core.SequentialWriter(info, shard_size)
+        writer.initialize_splits(list(splits))
+        writer.add_examples(
+            {
+                split: (
+                    {"image": image, "label": int(label)}
+                    for image, label in zip(*examples, strict=True)
+                )
+                for split, examples in splits.items()
+            }
+        )
+        writer.close_all()
 
 
 @contextlib.contextmanager
