@@ -84,6 +84,7 @@ def efficientnet(
     stem_strides=2,
     width_coefficient=None,
     depth_coefficient=None,
+    stages=STAGES,
     dropout_rate=None,
     drop_connect_rate=0.2,
     weight_decay=0.0,
@@ -97,8 +98,8 @@ def efficientnet(
 
     Args:
         variant: `"b0"` to `"b7"`. The compound scaling of width and depth.
-        strides: tuple of seven, one for each stage, each a number or a tuple of
-            two. Integers where `pooling_cls` is None.
+        strides: tuple with one entry for each of the seven stages: a number or
+            a tuple of two. Integers where `pooling_cls` is None.
         pooling_cls: None for strided depthwise convolutions, or a class, a
             function or a config dict that makes the pooling layer of each
             stage (see `diffstride.slot`).
@@ -119,6 +120,8 @@ def efficientnet(
         stem_strides: integer or tuple of two. Strides of the first convolution.
         width_coefficient: float. Takes the place of the variant's.
         depth_coefficient: float. Takes the place of the variant's.
+        stages: tuple of `Stage`. The rows of blocks, before scaling. Defaults
+            to the seven of the paper.
         dropout_rate: float. Dropout in front of the classifier. Takes the place
             of the variant's.
         drop_connect_rate: float. Chance of dropping the last residual branch of
@@ -141,9 +144,9 @@ def efficientnet(
             f"`variant` must be one of {', '.join(VARIANTS)}. "
             f"Received: variant={variant!r}"
         )
-    if len(strides) != len(STAGES):
+    if len(strides) != len(stages):
         raise ValueError(
-            f"`strides` must have {len(STAGES)} entries, one for each stage. "
+            f"`strides` must have {len(stages)} entries, one for each stage. "
             f"Received: strides={strides}"
         )
     scaling = VARIANTS[variant]
@@ -174,8 +177,8 @@ def efficientnet(
     )(x)
     x = _normalize(x, "stem", activation=True)
 
-    repeats = [math.ceil(depth_coefficient * s.repeats) for s in STAGES]
-    for i, stage in enumerate(STAGES):
+    repeats = [math.ceil(depth_coefficient * s.repeats) for s in stages]
+    for i, stage in enumerate(stages):
         for j in range(repeats[i]):
             x = _inverted_residual(
                 x,
