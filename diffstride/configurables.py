@@ -1,0 +1,221 @@
+"""What gin files can name: the only module that registers with gin.
+
+A class is injected where gin itself hands it over, as in
+`resnet.resnet18.pooling_cls = @pooling.DiffStride`.
+"""
+
+import difflib
+import inspect
+import pathlib
+import re
+
+import gin
+import keras
+
+from diffstride import (
+    callbacks,
+    densenet,
+    efficientnet,
+    objectives,
+    pooling,
+    resnet,
+    schedules,
+    trainer,
+)
+from diffstride.data import arrays, images, synthetic
+
+_CONFIGURABLES = {
+    "train": [trainer.train],
+    "callbacks": [callbacks.RefreshSizes],
+    "schedules": [schedules.piecewise, schedules.cosine, schedules.one_cycle],
+    "optimizers": [
+        keras.optimizers.SGD,
+        keras.optimizers.Adam,
+        keras.optimizers.AdamW,
+        keras.optimizers.RMSprop,
+    ],
+    "objectives": [objectives.CrossEntropy, objectives.TopAccuracy],
+    "losses": [keras.losses.BinaryCrossentropy],
+    "metrics": [keras.metrics.AUC],
+    "synthetic": [synthetic.synthetic],
+    "arrays": [arrays.from_arrays],
+    "images": [images.tfds_images],
+    "pooling": [
+        pooling.SpatialPooling,
+        pooling.FixedSpectralPooling,
+        pooling.DiffStride,
+    ],
+    "resnet": [
+        resnet.Resnet,
+        resnet.resnet18,
+        resnet.resnet18_imagenet,
+        resnet.resnet56,
+    ],
+    "efficientnet": [efficientnet.efficientnet],
+    "densenet": [densenet.densenet],
+}
+
+# Gin looks in the working directory first.
+_PACKAGE = pathlib.Path(__file__).resolve().parent
+SEARCH_PATHS = (_PACKAGE.parent, _PACKAGE.parent / "configs")
+
+
+class ConfigError(ValueError):
+    """A configuration that does not mean anything, with the culprit named."""
+
+
+def _register():
+    for module, configurables in _CONFIGURABLES.items():
+        for configurable in configurables:
+            gin.external_configurable(configurable, module=module)
+    for path in SEARCH_PATHS:
+        gin.add_config_file_search_path(str(path))
+
+
+_register()
+
+
+def parse(files=(), bindings=()):
+    """Reads gin files, then single bindings, in place of what was read before.
+
+    Args:
+        files: paths, looked for in the working directory, beside the package
+            and in its `configs/`.
+        bindings: strings like `"train.train.num_epochs = 10"`.
+    """
+    gin.clear_config()
+    try:
+        gin.parse_config_files_and_bindings(files, bindings)
+        _pass_on_resnet_bindings()
+    except (ValueError, OSError, SyntaxError, RuntimeError) as error:
+        raise ConfigError(_explain(str(error))) from error
+
+
+def operative_config():
+    """The configuration in effect, complaining about what had none.
+
+    Returns:
+        A gin file with all parameters of all that was called, one on a line.
+    """
+    unused = unused_bindings()
+    if unused:
+        raise ConfigError(
+            "Nothing in this run asks for: "
+            + ", ".join(f"`{name}`" for name in unused)
+            + ". Remove what is bound to no purpose, or bind what would use it."
+        )
+    return gin.operative_config_str(max_line_length=10**6)
+
+
+def unused_bindings():
+    """Names of what was bound, but read by nothing called so far."""
+    config, operative = gin.config._CONFIG, gin.config._OPERATIVE_CONFIG
+    unused = []
+    for (scope, selector), parameters in config.items():
+        for parameter in parameters:
+            used = any(
+                called == selector
+                and parameter in values
+                and scope == _binding_scope(selector, parameter, called_scope)
+                for (called_scope, called), values in operative.items()
+            )
+            if not used:
+                unused.append(_name(scope, selector, parameter))
+    return sorted(unused)
+
+
+def _binding_scope(selector, parameter, called_scope):
+    """The scope whose binding a call in `called_scope` reads: the innermost."""
+    parts = called_scope.split("/") if called_scope else []
+    for length in range(len(parts), -1, -1):
+        scope = "/".join(parts[:length])
+        if parameter in gin.config._CONFIG.get((scope, selector), {}):
+            return scope
+    return None
+
+
+def _name(scope, selector, parameter):
+    if selector == "gin.macro":
+        return scope
+    return f"{scope}/{selector}.{parameter}".removeprefix("/")
+
+
+def _pass_on_resnet_bindings():
+    """Lets the model of the run have what is bound to `resnet.Resnet`.
+
+    In the 2022 release the variants were calls of that class.
+    """
+    config = gin.config._CONFIG
+    inherited = config.get(("", "resnet.Resnet"))
+    model = _resolve(config.get(("", "train.train"), {}).get("model"))
+    if not inherited or model is None or model == "resnet.Resnet":
+        return
+    if model.startswith("resnet."):
+        with gin.unlock_config():
+            for parameter, value in inherited.items():
+                if parameter not in config.get(("", model), {}):
+                    gin.bind_parameter(f"{model}.{parameter}", value)
+        del config["", "resnet.Resnet"]
+
+
+def _resolve(value):
+    """The full name of what a reference refers to, through macros."""
+    while isinstance(value, gin.config.ConfigurableReference):
+        if value.configurable.selector != "gin.macro":
+            return value.configurable.selector
+        macro = gin.config._CONFIG.get(("/".join(value.scopes), "gin.macro"))
+        value = (macro or {}).get("value")
+    return None
+
+
+def _explain(message):
+    """Adds to a message of gin what may have been meant."""
+    if match := re.search(r"Unable to open file: (.+?)\. Searched", message):
+        places = ", ".join(map(str, (pathlib.Path.cwd(), *SEARCH_PATHS)))
+        start, end = match.span()
+        rest = message[end:].partition("\n")[2]
+        message = f"There is no gin file {match[1]} in {places}.\n{rest}"
+        return message.strip()
+    if match := re.search(
+        r"No bindings specified for '(.+?)/gin.macro'", message
+    ):
+        macros = [
+            scope
+            for scope, selector in gin.config._CONFIG
+            if selector == "gin.macro"
+        ]
+        return f"The macro %{match[1]} has no value.{_near(match[1], macros)}"
+    registered = {
+        f"{module}.{configurable.__name__}": configurable
+        for module, configurables in _CONFIGURABLES.items()
+        for configurable in configurables
+    }
+    if match := re.search(r"No configurable matching .*?'@?([\w./]+)", message):
+        name = match[1].split("/")[-1]
+        return message + _near(name, registered)
+    match = re.search(
+        r"'(.+?)' doesn't have a parameter named '(.+?)'", message
+    )
+    if match:
+        names = [n for n in registered if n.endswith(match[1].split(".")[-1])]
+        parameters = [
+            parameter
+            for name in names
+            for parameter in inspect.signature(registered[name]).parameters
+        ]
+        return message + _near(match[2], parameters)
+    return message
+
+
+def _near(name, names):
+    """Names like the given one, by their last part too."""
+    by_last_part = {n.split(".")[-1]: n for n in names}
+    near = difflib.get_close_matches(name, list(names), n=3)
+    near += [
+        by_last_part[n]
+        for n in difflib.get_close_matches(
+            name.split(".")[-1], list(by_last_part), n=2
+        )
+    ]
+    near = list(dict.fromkeys(near))
+    return f" Did you mean: {', '.join(near)}?" if near else ""

@@ -1,0 +1,58 @@
+"""The training binary.
+
+    python -m diffstride.train --gin_file=configs/quickstart.gin \
+        --gin_param="train.train.num_epochs = 5" --workdir=/tmp/quickstart
+
+Gin files are looked for in the working directory, in the checkout, and in its
+`configs/`. The same command goes on with a run that was interrupted. Without a
+gin file, the configuration of `--workdir` is taken.
+"""
+
+import pathlib
+
+import gin
+from absl import app, flags
+
+from diffstride import configurables
+
+FLAGS = flags.FLAGS
+
+flags.DEFINE_multi_string(
+    "gin_file", [], "Gin file of the run; later ones override earlier ones."
+)
+flags.DEFINE_multi_string(
+    "gin_param", [], "Single binding, such as 'train.train.num_epochs = 5'."
+)
+flags.DEFINE_string(
+    "workdir", None, "Directory of checkpoints, history and plots."
+)
+flags.DEFINE_integer("seed", None, "Seed of weights, dropout and data.")
+flags.DEFINE_enum(
+    "mode", "train", ["train", "eval"], "Whether to train, or to evaluate."
+)
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"Unknown arguments: {' '.join(argv[1:])}")
+    files = FLAGS.gin_file
+    saved_config = pathlib.Path(FLAGS.workdir, "config.gin")
+    if not files and saved_config.exists():
+        files = [str(saved_config.resolve())]
+    bindings = list(FLAGS.gin_param)
+    if FLAGS.seed is not None:
+        bindings.append(f"train.train.seed = {FLAGS.seed}")
+    try:
+        configurables.parse(files, bindings)
+        gin.get_configurable("train.train")(
+            workdir=FLAGS.workdir,
+            mode=FLAGS.mode,
+            config=configurables.operative_config,
+        )
+    except configurables.ConfigError as error:
+        raise SystemExit(f"Configuration error: {error}") from None
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("workdir")
+    app.run(main)
