@@ -190,13 +190,14 @@ def _load_file(path):
             f"no such file. Received: data={str(path)!r}"
         )
     try:
-        with np.load(path) as arrays:
-            return _select(dict(arrays), f"The file {path}")
-    except (zipfile.BadZipFile, EOFError, OSError, TypeError) as error:
+        with np.load(path) as file:
+            arrays = dict(file)
+    except (zipfile.BadZipFile, EOFError, TypeError, ValueError) as error:
         raise ValueError(
-            f"`data` must be an intact `.npz` file, as `np.savez` writes it. "
+            "`data` must be an intact `.npz` file, as `np.savez` writes it. "
             f"Received: data={str(path)!r} ({error})"
         ) from error
+    return _select(arrays, f"The file {path}")
 
 
 def _select(arrays, description):

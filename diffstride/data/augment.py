@@ -95,8 +95,8 @@ def central_boxes(heights, widths, ratio, fraction=1.0):
         np.maximum(box_heights, 1),
         np.maximum(box_widths, 1),
     )
-    tops = np.rint((heights - box_heights) / 2)
-    lefts = np.rint((widths - box_widths) / 2)
+    tops = (heights - box_heights) // 2
+    lefts = (widths - box_widths) // 2
     boxes = np.stack([tops, lefts, box_heights, box_widths], axis=-1)
     return boxes.astype("int32")
 

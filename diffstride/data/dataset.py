@@ -1,7 +1,9 @@
 """What a data loader returns, whatever the data."""
 
 import dataclasses
+import threading
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import numpy as np
@@ -12,7 +14,8 @@ class Dataset:
     """A training and a test pipeline, and what a model must know about them.
 
     `train` and `test` return finite iterables of `(x, y)` batches that Keras's
-    `fit` and `evaluate` accept. What is random in them depends on the seed of
+    `fit` and `evaluate` accept; `fit` needs `shuffle=False`, or it would change
+    the order of the batches. What is random in them depends on the seed of
     the loader, the epoch and the step alone: the same three give the same
     batches bit for bit, in another process too, so an interrupted run goes on
     where it stopped.
@@ -42,14 +45,14 @@ class Dataset:
 class Batches(keras.utils.PyDataset):
     """A run of batches, each computed from its number alone.
 
-    `fit` computes them ahead of their use, in threads. As a batch depends on
-    nothing but its number, the threads cannot change what is trained on.
+    A thread computes the next ones ahead of their use. Those of Keras are not
+    used: where they look ahead, `fit` under JAX takes the first batch last.
 
     Args:
         make_batch: Function from the number of a batch to the batch.
         stop: Number after that of the last batch.
         start: Number of the first batch.
-        workers: Number of threads.
+        ahead: Number of batches to compute ahead.
 
     Example:
 
@@ -58,8 +61,8 @@ class Batches(keras.utils.PyDataset):
     [(2, 4), (3, 9), (4, 16)]
     """
 
-    def __init__(self, make_batch, stop, start=0, workers=2):
-        super().__init__(workers=workers)
+    def __init__(self, make_batch, stop, start=0, ahead=2):
+        super().__init__()
         if not 0 <= start <= stop:
             raise ValueError(
                 f"`start_step` must lie between 0 and the {stop} batches "
@@ -68,12 +71,25 @@ class Batches(keras.utils.PyDataset):
         self.make_batch = make_batch
         self.start = start
         self.stop = stop
+        self.ahead = ahead
+        self._thread = ThreadPoolExecutor(1, "batches")
+        self._lock = threading.Lock()
+        self._made = {}
 
     def __len__(self):
         return self.stop - self.start
 
     def __getitem__(self, index):
-        return self.make_batch(self.start + index)
+        step = self.start + index
+        with self._lock:
+            made = {
+                each: self._made.get(each)
+                or self._thread.submit(self.make_batch, each)
+                for each in range(step, min(step + self.ahead + 1, self.stop))
+            }
+            batch = made.pop(step)
+            self._made = made
+        return batch.result()
 
 
 def random_generator(seed, epoch, step=None):

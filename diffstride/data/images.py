@@ -108,7 +108,9 @@ def tfds_images(
 
     ```python
     dataset = tfds_images("cifar10", batch_size=256, seed=1)
-    model.fit(dataset.train(epoch=0), validation_data=dataset.test())
+    model.fit(
+        dataset.train(epoch=0), validation_data=dataset.test(), shuffle=False
+    )
     ```
     """
     if cache not in (True, False, "auto"):

@@ -1,0 +1,119 @@
+import doctest
+
+import keras
+import numpy as np
+import pytest
+
+from diffstride.data import arrays, augment, dataset, synthetic
+from diffstride.data.dataset import (
+    Batches,
+    process_rows,
+    random_generator,
+    validate_batching,
+)
+
+
+@pytest.mark.parametrize("module", [arrays, augment, dataset, synthetic])
+def test_examples(module):
+    failures, tests = doctest.testmod(module)
+    assert tests and not failures
+
+
+def test_batches_run_from_start_to_stop():
+    batches = Batches(lambda step: (step,), stop=7, start=4)
+    assert len(batches) == 3
+    assert list(batches) == [(4,), (5,), (6,)]
+    assert batches[1] == (5,)
+    assert len(Batches(str, stop=7, start=7)) == 0
+
+
+@pytest.mark.parametrize("start", [-1, 8])
+def test_batches_reject_a_start_outside(start):
+    with pytest.raises(ValueError, match=f"`start_step`.*start_step={start}"):
+        Batches(str, stop=7, start=start)
+
+
+def test_batches_are_computed_ahead_and_once():
+    made = []
+
+    def make_batch(step):
+        made.append(step)
+        return step
+
+    batches = Batches(make_batch, stop=6, start=1, ahead=2)
+    assert batches[0] == 1
+    batches._thread.submit(int).result()
+    assert made == [1, 2, 3]
+    assert list(batches) == [1, 2, 3, 4, 5]
+    # Only the first batch had been handed out already.
+    assert made == [1, 2, 3, 1, 4, 5]
+
+
+def test_an_error_in_a_batch_reaches_the_user():
+    def make_batch(step):
+        raise RuntimeError(f"step {step}")
+
+    with pytest.raises(RuntimeError, match="step 0"):
+        next(iter(Batches(make_batch, 3)))
+
+
+def test_fit_trains_on_the_batches_in_order():
+    """Nothing is lost or swapped by looking ahead."""
+
+    def make_batch(step):
+        generator = random_generator(0, 0, step)
+        x = generator.normal(size=(8, 4)).astype("float32")
+        return x, generator.integers(0, 3, 8)
+
+    def make_model():
+        keras.utils.set_random_seed(1)
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+        model.compile(
+            keras.optimizers.SGD(0.5),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        )
+        return model
+
+    fitted = make_model()
+    fitted.fit(Batches(make_batch, 12), shuffle=False, verbose=0)
+    stepped = make_model()
+    for step in range(12):
+        stepped.train_on_batch(*make_batch(step))
+    for one, other in zip(fitted.weights, stepped.weights, strict=True):
+        np.testing.assert_allclose(one.numpy(), other.numpy(), atol=1e-6)
+
+
+def test_random_generators_differ_in_seed_epoch_and_step():
+    arguments = [
+        (seed, epoch, step)
+        for seed in range(3)
+        for epoch in range(3)
+        for step in (None, 0, 1, 2)
+    ]
+    numbers = [random_generator(*each).integers(2**62) for each in arguments]
+    assert len(set(numbers)) == len(arguments)
+    again = [random_generator(*each).integers(2**62) for each in arguments]
+    assert again == numbers
+
+
+@pytest.mark.parametrize("size, count", [(8, 1), (8, 4), (5, 3), (2, 3)])
+def test_the_rows_of_all_processes_are_the_batch(size, count):
+    rows = [process_rows(size, index, count) for index in range(count)]
+    np.testing.assert_array_equal(np.concatenate(rows), np.arange(size))
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"batch_size": 0}, "`batch_size` .*batch_size=0"),
+        ({"batch_size": 11}, "`batch_size` .* 10 .*batch_size=11"),
+        ({"seed": -1}, "`seed` .*seed=-1"),
+        ({"process_index": 2, "process_count": 2}, "`process_index`"),
+        ({"process_index": -1}, "`process_index`"),
+        ({"batch_size": 5, "process_count": 2}, "multiple of `process_count`"),
+    ],
+)
+def test_batching_errors(arguments, message):
+    validate_batching(10, batch_size=10, seed=0)
+    with pytest.raises(ValueError, match=message):
+        validate_batching(10, **{"batch_size": 10, "seed": 0, **arguments})
