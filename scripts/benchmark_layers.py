@@ -19,17 +19,10 @@ and back.
 import argparse
 import json
 import math
-import os
 import pathlib
-import re
-import statistics
-import subprocess
-import sys
-import time
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
+import measure
 import numpy as np
 from keras import ops
 
@@ -167,25 +160,15 @@ def time_layers(shape, repeats):
         name: make_steps(make(), data(shape, name))
         for name, make in cases(shape[-1]).items()
     }
-    times = {name: ([], []) for name in steps}
-    for round_index in range(repeats + 1):
-        for name, pair in steps.items():
-            for step, measured in zip(pair, times[name], strict=True):
-                start = time.perf_counter()
-                step()
-                if round_index:  # The first round compiles.
-                    measured.append(1000 * (time.perf_counter() - start))
-        print(f"\r  round {round_index}/{repeats}", end="", file=sys.stderr)
-    print(file=sys.stderr)
-    return {
-        name: dict(
-            zip(
-                ("forward_ms", "training_ms"),
-                map(statistics.median, pair),
-                strict=True,
-            )
+    forward, training = (
+        measure.median_milliseconds(
+            {name: pair[index] for name, pair in steps.items()}, repeats
         )
-        for name, pair in times.items()
+        for index in (0, 1)
+    )
+    return {
+        name: {"forward_ms": forward[name], "training_ms": training[name]}
+        for name in steps
     }
 
 
@@ -194,39 +177,14 @@ def added_memory(shape, name):
     # What starting to compute costs, whatever the layer, is paid beforehand.
     make_steps(cases(shape[-1])[name](), data((1, *shape[1:]), name))[1]()
     _, training = make_steps(cases(shape[-1])[name](), data(shape, name))
-    before = _memory()
-    for _ in range(3):
-        training()
-    return _memory(peak=True) - before
-
-
-def _memory(peak=False):
-    """MiB in use by this process and its device, now or at most."""
-    if keras.backend.backend() == "jax":
-        import jax
-
-        device = jax.devices()[0].memory_stats()
-        if device:
-            key = "peak_bytes_in_use" if peak else "bytes_in_use"
-            return device[key] / 2**20
-    else:
-        import tensorflow as tf
-
-        if tf.config.list_physical_devices("GPU"):
-            device = tf.config.experimental.get_memory_info("GPU:0")
-            return device["peak" if peak else "current"] / 2**20
-    # Not getrusage, whose peak a process inherits from the one that started it.
-    status = pathlib.Path("/proc/self/status").read_text()
-    key = "VmHWM" if peak else "VmRSS"
-    return int(re.search(rf"{key}:\s+(\d+)", status).group(1)) / 1024
+    return measure.added_memory(training)
 
 
 def measure_memory(shape, name):
-    """`added_memory` in a process of its own, where nothing else ran."""
-    command = [sys.executable, __file__, "--memory_of", name]
-    command += ["--shapes", "x".join(map(str, shape[1:]))]
-    command += ["--batch_size", str(shape[0])]
-    return float(subprocess.check_output(command, text=True).split()[-1])
+    sizes = "x".join(map(str, shape[1:]))
+    return measure.number_from_process(
+        "--memory_of", name, "--shapes", sizes, "--batch_size", shape[0]
+    )
 
 
 def parse_shape(text):

@@ -9,5 +9,5 @@ environment plot
 workdir="${1:-runs/quickstart}"
 echo "Training a small DiffStride ResNet (two minutes on two cores)"
 "$VENV/bin/python" -m diffstride.train \
-  --gin_file=configs/quickstart.gin --workdir="$workdir" --seed=1 2>/dev/null
+  --gin_file=configs/quickstart.gin --workdir="$workdir" --seed=1
 echo "History, strides and sizes by epoch: $workdir/history.jsonl"

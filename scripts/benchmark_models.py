@@ -1,0 +1,179 @@
+#!/usr/bin/env python3
+"""Times whole models with each way of downsampling, side by side.
+
+    python scripts/benchmark_models.py
+    python scripts/benchmark_models.py --models resnet18 --batch_size 256
+
+For every model: milliseconds of a training step and of inference, the peak
+memory that training adds, operations, each with its ratio to the model with
+strided convolutions (as in Table A.2 of Riad et al., 2022), and the sizes of
+the maps after each downsampling layer. The variants of a model take turns
+within each of `--repeats` rounds; figures are medians over the rounds.
+"""
+
+import argparse
+import functools
+import json
+import pathlib
+
+import keras
+import measure
+import numpy as np
+
+from diffstride import DiffStride, FixedSpectralPooling
+from diffstride.audio_cnn import audio_cnn
+from diffstride.complexity import layer_costs
+from diffstride.densenet import densenet
+from diffstride.efficientnet import efficientnet
+from diffstride.resnet import resnet18, resnet18_imagenet
+
+# The shape of an input, and what builds the model for it.
+MODELS = {
+    "resnet18": ((32, 32, 3), resnet18),
+    "resnet18_imagenet": ((224, 224, 3), resnet18_imagenet),
+    "efficientnet_b0": ((128, 128, 3), efficientnet),
+    "densenet121": ((32, 32, 3), densenet),
+    "audio_cnn": ((16000,), audio_cnn),
+}
+
+POOLINGS = {
+    "strided": None,
+    "spectral": FixedSpectralPooling,
+    "DiffStride": DiffStride,
+    "DiffStride symmetric": functools.partial(DiffStride, symmetric=True),
+    "DiffStride inside": functools.partial(DiffStride, ramp="inside"),
+}
+
+
+def build(model, pooling):
+    shape, builder = MODELS[model]
+    keras.utils.set_random_seed(0)
+    if model == "audio_cnn":
+        return builder(35, input_shape=shape, pooling_cls=POOLINGS[pooling])
+    return builder(
+        num_output_classes=10, input_shape=shape, pooling_cls=POOLINGS[pooling]
+    )
+
+
+def make_steps(model, pooling, batch_size, jit_compile):
+    """Functions that train on a batch and that predict it."""
+    network = build(model, pooling)
+    network.compile(
+        # So slow that strides, and with them sizes, stay where they are.
+        keras.optimizers.SGD(1e-9, momentum=0.9),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        jit_compile=jit_compile,
+    )
+    generator = np.random.default_rng(0)
+    x = generator.standard_normal((batch_size, *MODELS[model][0]), "float32")
+    y = generator.integers(0, 10, batch_size)
+    return (
+        lambda: network.train_on_batch(x, y),
+        lambda: network.predict_on_batch(x),
+    )
+
+
+def describe(model, pooling):
+    """Operations of a model in millions, and the sizes of its maps."""
+    network = build(model, pooling)
+    costs = layer_costs(network, MODELS[model][0])
+    sizes = []
+    for cost in costs:
+        size = "x".join(map(str, cost.output_shape[:-1]))
+        if len(cost.output_shape) == 3 and size not in sizes[-1:]:
+            sizes.append(size)
+    return sum(cost.macs for cost in costs) / 1e6, sizes
+
+
+def measure_model(model, poolings, args):
+    steps = {
+        pooling: make_steps(model, pooling, args.batch_size, args.jit_compile)
+        for pooling in poolings
+    }
+    training, inference = (
+        measure.median_milliseconds(
+            {name: pair[index] for name, pair in steps.items()}, args.repeats
+        )
+        for index in (0, 1)
+    )
+    rows = {}
+    for pooling in poolings:
+        macs, sizes = describe(model, pooling)
+        rows[pooling] = {
+            "training_ms": training[pooling],
+            "inference_ms": inference[pooling],
+            "million_macs": macs,
+            "sizes": sizes,
+        }
+        if not args.no_memory:
+            rows[pooling]["memory_mib"] = measure.number_from_process(
+                "--memory_of",
+                pooling,
+                "--models",
+                model,
+                "--batch_size",
+                args.batch_size,
+            )
+    return rows
+
+
+def print_table(model, batch_size, rows):
+    print(f"\n{model}, {batch_size} examples a step")
+    columns = [name for name in next(iter(rows.values())) if name != "sizes"]
+    print(f"{'':22}" + "".join(f"{name:>20}" for name in columns))
+    reference = rows.get("strided")
+    for pooling, row in rows.items():
+        cells = [
+            f"{row[name]:11.1f} "
+            + (f"({row[name] / reference[name]:5.2f}x)" if reference else "")
+            for name in columns
+        ]
+        print(f"{pooling:22}" + "".join(f"{cell:>20}" for cell in cells))
+    for pooling, row in rows.items():
+        print(f"  maps, {pooling}: {', '.join(row['sizes'])}")
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--models", nargs="+", choices=list(MODELS), default=list(MODELS)
+    )
+    parser.add_argument(
+        "--poolings", nargs="+", choices=list(POOLINGS), default=list(POOLINGS)
+    )
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--jit_compile", action="store_true", help="use XLA")
+    parser.add_argument("--no_memory", action="store_true")
+    parser.add_argument("--json", type=pathlib.Path, help="file to write")
+    parser.add_argument("--memory_of", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.memory_of:
+        (model,) = args.models
+        make_steps(model, args.memory_of, 1, False)[0]()
+        training, _ = make_steps(model, args.memory_of, args.batch_size, False)
+        print(measure.added_memory(training))
+        return
+    results = {}
+    for model in args.models:
+        results[model] = measure_model(model, args.poolings, args)
+        print_table(model, args.batch_size, results[model])
+    if args.json:
+        args.json.write_text(
+            json.dumps(
+                {
+                    "backend": keras.backend.backend(),
+                    "batch_size": args.batch_size,
+                    "repeats": args.repeats,
+                    "results": results,
+                },
+                indent=2,
+            )
+        )
+
+
+if __name__ == "__main__":
+    main()
