@@ -11,6 +11,7 @@ import re
 
 import gin
 import keras
+from absl import logging
 
 from diffstride import (
     callbacks,
@@ -23,6 +24,7 @@ from diffstride import (
     trainer,
 )
 from diffstride.data import arrays, images, synthetic
+from diffstride.trainer import ConfigError
 
 _CONFIGURABLES = {
     "train": [trainer.train],
@@ -60,10 +62,6 @@ _PACKAGE = pathlib.Path(__file__).resolve().parent
 SEARCH_PATHS = (_PACKAGE.parent, _PACKAGE.parent / "configs")
 
 
-class ConfigError(ValueError):
-    """A configuration that does not mean anything, with the culprit named."""
-
-
 def _register():
     for module, configurables in _CONFIGURABLES.items():
         for configurable in configurables:
@@ -84,11 +82,16 @@ def parse(files=(), bindings=()):
         bindings: strings like `"train.train.num_epochs = 10"`.
     """
     gin.clear_config()
+    verbosity = logging.get_verbosity()
+    # Gin logs each place where a file is not.
+    logging.set_verbosity(logging.FATAL)
     try:
         gin.parse_config_files_and_bindings(files, bindings)
         _pass_on_resnet_bindings()
     except (ValueError, OSError, SyntaxError, RuntimeError) as error:
         raise ConfigError(_explain(str(error))) from error
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def operative_config():
@@ -218,4 +221,4 @@ def _near(name, names):
         )
     ]
     near = list(dict.fromkeys(near))
-    return f" Did you mean: {', '.join(near)}?" if near else ""
+    return f"\n  Did you mean: {', '.join(near)}?" if near else ""

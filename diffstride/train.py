@@ -14,6 +14,7 @@ import gin
 from absl import app, flags
 
 from diffstride import configurables
+from diffstride.trainer import ConfigError
 
 FLAGS = flags.FLAGS
 
@@ -49,7 +50,7 @@ def main(argv):
             mode=FLAGS.mode,
             config=configurables.operative_config,
         )
-    except configurables.ConfigError as error:
+    except ConfigError as error:
         raise SystemExit(f"Configuration error: {error}") from None
 
 

@@ -106,6 +106,7 @@ def train(
         dict of metrics.
 
     Raises:
+        ConfigError: where `workdir` belongs to another configuration.
         FloatingPointError: at a loss that is not finite.
         SystemExit: with 128 plus the signal's number, after a checkpoint, on
             SIGTERM.
@@ -154,6 +155,10 @@ def train(
     return run.progress.history
 
 
+class ConfigError(ValueError):
+    """A configuration that a run cannot have; the message names the culprit."""
+
+
 class _Run:
     """One run: where it is, what takes it further, what it leaves behind."""
 
@@ -185,7 +190,7 @@ class _Run:
             differences += [
                 f"  now:   {line}" for line in new if line not in old
             ]
-            raise ValueError(
+            raise ConfigError(
                 f"{self.workdir} belongs to a run of another configuration. "
                 "Choose another `workdir`; or, to go on with this "
                 f"configuration all the same, remove {path}. Differences:\n"
@@ -213,13 +218,13 @@ class _Run:
             )
         # Sizes for the next epoch belong into the checkpoint after this one.
         beside += [*callbacks, checkpointing]
+        # Keras makes the variables of metrics with the first batch, for which
+        # `fit` under JAX may take one from the training data.
+        self.model.evaluate(self.data.test(), steps=1, verbose=0)
         loaded = self.checkpoints.load()
         if loaded:
             arrays, state = loaded
             vars(progress).update(state)
-            if progress.step:
-                # Keras makes the variables of metrics with the first batch.
-                self.model.evaluate(self.data.test(), steps=1, verbose=0)
             checkpointing.restore(self.model, arrays)
             self.model.test_function = None  # It may have had other sizes.
             logging.info(
