@@ -48,19 +48,13 @@ class TFDSSource:
     def num_examples(self, split, argument):
         """Number of examples of a split, given as an argument of this name."""
         try:
-            count = int(self.open(split).cardinality())
+            return int(self.open(split).cardinality())
         except ValueError as error:
             raise ValueError(
                 f"`{argument}` must be a split of {self.name!r}, one of "
-                f"{list(self.builder.info.splits)} or a slice. Received: "
-                f"{argument}={split!r}"
+                f"{list(self.builder.info.splits)}, or a slice that is not "
+                f"empty. Received: {argument}={split!r}"
             ) from error
-        if count < 1:
-            raise ValueError(
-                f"`{argument}` must be a split that is not empty. Received: "
-                f"{argument}={split!r}"
-            )
-        return count
 
     def read(self, split):
         """The decoded images and the labels of a split, as arrays."""
