@@ -39,8 +39,9 @@ import typing
 import numpy as np
 from keras import ops
 
-# Above this many entries a matrix costs more than Fourier transforms do.
-MATRIX_ENTRIES = 4_000_000
+# Above this many entries a matrix, which has to be built at every step, costs
+# more than Fourier transforms do: at about 700 points and a stride of two.
+MATRIX_ENTRIES = 250_000
 
 
 def minimum_stride(size, smoothness_factor, ramp="outside"):
@@ -205,10 +206,7 @@ def resample(x, filters, axes):
     if not filters[0].is_real:
         return _resample_image(x, *filters, *axes)
     for axis_filter, axis in zip(filters, axes, strict=True):
-        if _is_long(axis_filter, single=len(axes) == 1):
-            x = apply_transform(x, axis_filter, axis)
-        else:
-            x = apply_matrix(x, real_matrix(axis_filter), axis)
+        x = _apply_real(x, axis_filter, axis, is_signal=len(axes) == 1)
     return x
 
 
@@ -219,23 +217,30 @@ def _resample_image(x, height, width, height_axis, width_axis):
     odd weights: it goes through the width as coefficients of these, which are
     far fewer than points.
     """
-    real = apply_matrix(x, real_matrix(height), height_axis)
-    real = apply_matrix(real, real_matrix(width), width_axis)
+    real = _apply_real(x, height, height_axis)
+    real = _apply_real(real, width, width_axis)
     analysis, synthesis = imaginary_factors(height)
     imaginary = apply_matrix(x, analysis, height_axis)
-    imaginary = apply_matrix(imaginary, quadrature_matrix(width), width_axis)
+    imaginary = _apply_real(imaginary, width, width_axis, quadrature=True)
     return real + apply_matrix(imaginary, synthesis, height_axis)
 
 
-def _is_long(axis_filter, single):
+def _apply_real(x, axis_filter, axis, quadrature=False, is_signal=False):
+    """The real part of an operator, as a matrix or by Fourier transforms."""
+    if _is_long(axis_filter, is_signal):
+        return apply_transform(x, axis_filter, axis, quadrature)
+    matrix = quadrature_matrix if quadrature else real_matrix
+    return apply_matrix(x, matrix(axis_filter), axis)
+
+
+def _is_long(axis_filter, is_signal):
     sizes = axis_filter.in_size, axis_filter.out_size
     if all(map(_is_number, sizes)):
         return sizes[0] * sizes[1] > MATRIX_ENTRIES
-    # A size known only when the graph runs: a signal may be of any length, the
-    # axes of an image or a volume are short.
+    # Sizes that only the running graph knows.
     if _is_number(sizes[0]):
-        return sizes[0] ** 2 > 2 * MATRIX_ENTRIES
-    return single
+        return sizes[0] ** 2 / 2 > MATRIX_ENTRIES
+    return is_signal
 
 
 def real_matrix(axis_filter):
@@ -295,11 +300,8 @@ def apply_matrix(x, matrix, axis):
     return ops.reshape(x, (*shape[:axis], rows, *shape[axis + 1 :]))
 
 
-def apply_transform(x, axis_filter, axis):
-    """The product with `real_matrix`, by Fourier transforms.
-
-    For long axes, whose matrix would cost more than the transforms.
-    """
+def apply_transform(x, axis_filter, axis, quadrature=False):
+    """Multiplies by `real_matrix`, or `quadrature_matrix`, by transforms."""
     in_size, out_size, (even, _, _), scale, _ = axis_filter
     bins = out_size // 2 + 1
     # An inverse real transform counts every frequency twice by itself, except
@@ -310,6 +312,8 @@ def apply_transform(x, axis_filter, axis):
     dtype = x.dtype
     x = ops.cast(ops.moveaxis(x, axis, -1), "float32")
     real, imaginary = ops.rfft(x, fft_length=in_size)
+    if quadrature:
+        real, imaginary = -imaginary, real
     x = ops.irfft(
         (real[..., :bins] * weights, imaginary[..., :bins] * weights),
         fft_length=out_size,
