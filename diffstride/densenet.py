@@ -71,8 +71,8 @@ def densenet(
     Example:
 
     >>> model = densenet(blocks=(2, 2), growth=8, strides=(2,))
-    >>> model(np.ones((1, 32, 32, 3))).shape
-    TensorShape([1, 10])
+    >>> tuple(model(np.ones((1, 32, 32, 3))).shape)
+    (1, 10)
     """
     if len(strides) != len(blocks) - 1:
         raise ValueError(

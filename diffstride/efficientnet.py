@@ -136,8 +136,8 @@ def efficientnet(
     Example:
 
     >>> model = efficientnet("b0", resize_to=128, width_coefficient=0.25)
-    >>> model(np.ones((1, 32, 32, 3))).shape
-    TensorShape([1, 10])
+    >>> tuple(model(np.ones((1, 32, 32, 3))).shape)
+    (1, 10)
     """
     if variant not in VARIANTS:
         raise ValueError(

@@ -87,8 +87,8 @@ class ResidualLayer(keras.layers.Layer):
     Example:
 
     >>> layer = ResidualLayer(filters=8, strides=2, project=True)
-    >>> layer(np.ones((1, 16, 16, 4))).shape
-    TensorShape([1, 8, 8, 8])
+    >>> tuple(layer(np.ones((1, 16, 16, 4))).shape)
+    (1, 8, 8, 8)
     """
 
     def __init__(
@@ -255,8 +255,8 @@ class ResnetBlock(keras.layers.Layer):
     Example:
 
     >>> block = ResnetBlock(filters=8, strides=2, num_layers=3)
-    >>> block(np.ones((1, 16, 16, 4))).shape
-    TensorShape([1, 8, 8, 8])
+    >>> tuple(block(np.ones((1, 16, 16, 4))).shape)
+    (1, 8, 8, 8)
     """
 
     def __init__(

@@ -102,8 +102,8 @@ def Resnet(
     Example:
 
     >>> model = Resnet(filters=8, strides=(1, 1, 2), num_layers=1)
-    >>> model(np.ones((2, 32, 32, 3))).shape
-    TensorShape([2, 10])
+    >>> tuple(model(np.ones((2, 32, 32, 3))).shape)
+    (2, 10)
     """
     blocks = len(strides) - 1
     if isinstance(filters, int):
@@ -206,8 +206,8 @@ def resnet18(
     Example:
 
     >>> model = resnet18(filters=4, strides=(1, 1, 3, 2, 3))
-    >>> model(np.ones((2, 32, 32, 3))).shape
-    TensorShape([2, 10])
+    >>> tuple(model(np.ones((2, 32, 32, 3))).shape)
+    (2, 10)
     """
     return Resnet(
         filters=filters,

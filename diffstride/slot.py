@@ -4,6 +4,7 @@ Every builder takes `pooling_cls`. None stands for a strided convolution; any
 other value makes a pooling layer that follows a convolution without strides.
 """
 
+import math
 from collections.abc import Mapping
 
 import keras
@@ -28,6 +29,7 @@ def downsampling(pooling_cls, strides, data_format=None, name=None):
 
     Example:
 
+    >>> from diffstride.pooling import SpatialPooling
     >>> downsampling(None, 2.0)
     ((2, 2), None)
     >>> downsampling(SpatialPooling, 2, name="pooling")
@@ -90,7 +92,9 @@ def strides_pair(strides, stage=None):
     """Strides of height and width from one number or two."""
     try:
         pair = tuple(strides) if hasattr(strides, "__len__") else (strides,) * 2
-        valid = len(pair) == 2 and all(1 <= stride for stride in pair)
+        valid = len(pair) == 2 and all(
+            1 <= stride < math.inf for stride in pair
+        )
     except TypeError:
         valid = False
     if not valid or isinstance(strides, (str, bool)):

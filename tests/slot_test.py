@@ -91,7 +91,8 @@ def test_unknown_class_name():
 
 
 @pytest.mark.parametrize(
-    "strides", [0, 0.5, float("nan"), (2,), (1, 2, 3), (2, 0.9), "22", None]
+    "strides",
+    [0, 0.5, float("nan"), float("inf"), (2,), (1, 2, 3), (2, 0.9), "22", None],
 )
 def test_strides_must_be_one_or_two_numbers(strides):
     with pytest.raises(ValueError, match="`strides` must be a number.* stage3"):
