@@ -58,7 +58,8 @@ def reduced_frames(frames, reduction_rate):
         return max(round(frames * keep), 1)
     # The same 64-bit arithmetic as above, so that a graph of unknown length
     # rounds as one of known length does.
-    kept = ops.round(ops.cast(frames, "float64") * ops.cast(keep, "float64"))
+    keep = ops.convert_to_tensor(keep, dtype="float64")
+    kept = ops.round(ops.cast(frames, "float64") * keep)
     return ops.maximum(ops.cast(kept, "int32"), 1)
 
 
