@@ -25,4 +25,4 @@ def _reset_keras():
     yield
     keras.config.set_dtype_policy("float32")
     keras.config.set_image_data_format("channels_last")
-    keras.utils.clear_session()
+    keras.utils.clear_session(free_memory=False)
