@@ -1,8 +1,11 @@
 """Several data sets at once, each with a head of its own."""
 
+import functools
+
 import numpy as np
 
 from diffstride.data.dataset import Batches, Dataset
+from diffstride.data.windows import vary_early
 
 
 def multi_task(datasets, seed=0, train_steps=None):
@@ -80,20 +83,37 @@ def multi_task(datasets, seed=0, train_steps=None):
                 own_epoch, own_step = divmod(
                     epoch * train_steps + step, dataset.train_steps
                 )
-                batches[task] = dataset.train(own_epoch, own_step)[0]
+                batches[task] = dataset.train(own_epoch).make_batch(own_step)
             return merge(batches)
 
         return Batches(make_batch, train_steps, start_step)
 
+    @functools.cache
+    def test_order():
+        """The task and the step of each test batch."""
+        places = [
+            (task, step)
+            for task, dataset in tasks.items()
+            for step in range(len(dataset.test()))
+        ]
+
+        @functools.cache
+        def length(place):
+            task, step = place
+            return tasks[task].test().make_batch(step)[0].shape[1:]
+
+        # The first two batches of a task show what lengths it has.
+        early = [place for place in places if place[1] < 2]
+        late = [place for place in places if place[1] >= 2]
+        return vary_early(early, length) + late
+
     def test_batches():
         tests = {task: dataset.test() for task, dataset in tasks.items()}
-        order = [
-            (task, step) for task in tests for step in range(len(tests[task]))
-        ]
+        order = test_order()
 
         def make_batch(step):
             task, own_step = order[step]
-            return merge({task: tests[task][own_step]})
+            return merge({task: tests[task].make_batch(own_step)})
 
         return Batches(make_batch, len(order))
 

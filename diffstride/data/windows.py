@@ -61,14 +61,16 @@ def from_clips(
             f"A window must last a sample or more. Received: window={window}"
         )
     if train_steps is None:
-        train_steps = len(train) // batch_size
-        validate_batching(
-            len(train), batch_size, seed, process_index, process_count
-        )
+        most = len(train)
+        train_steps = most // max(1, batch_size)
     else:
-        validate_batching(
-            batch_size, batch_size, seed, process_index, process_count
-        )
+        most = batch_size  # An epoch may run through the clips several times.
+        if train_steps < 1:
+            raise ValueError(
+                "`train_steps` must be 1 or more. "
+                f"Received: train_steps={train_steps}"
+            )
+    validate_batching(most, batch_size, seed, process_index, process_count)
     _warn_of_unseen(train, test)
     rows = process_rows(batch_size, process_index, process_count)
 
@@ -127,7 +129,27 @@ def _groups_of_one_length(counts, batch_size):
             (clips[start : start + size], int(count))
             for start in range(0, len(clips), size)
         ]
-    return groups
+    return vary_early(groups, length=lambda group: group[1])
+
+
+def vary_early(batches, length):
+    """Moves a batch of another length than the first to the second place.
+
+    On TensorFlow, Keras holds sizes that the first two batches of a data set
+    have in common for those of all batches.
+
+    Args:
+        batches: List of batches, or of what they are made from.
+        length: Function from one of them to its length.
+
+    Returns:
+        The list.
+    """
+    for index, batch in enumerate(batches):
+        if length(batch) != length(batches[0]):
+            batches.insert(1, batches.pop(index))
+            break
+    return batches
 
 
 def _warn_of_unseen(train, test):
@@ -148,10 +170,10 @@ def throughput(dataset, steps=20):
         dataset: A `Dataset`.
         steps: Number of batches to make.
     """
+    make_batch = dataset.train(0).make_batch
+    windows = len(make_batch(0)[0])  # The first batch takes the draw along.
     steps = min(steps, dataset.train_steps)
-    batches = dataset.train(0)
-    windows = len(batches[0][0])  # The first batch takes the draw along.
     start = time.perf_counter()
     for step in range(steps):
-        batches[step]
+        make_batch(step)
     return steps * windows / (time.perf_counter() - start)
