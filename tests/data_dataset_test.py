@@ -117,3 +117,11 @@ def test_batching_errors(arguments, message):
     validate_batching(10, batch_size=10, seed=0)
     with pytest.raises(ValueError, match=message):
         validate_batching(10, **{"batch_size": 10, "seed": 0, **arguments})
+
+
+def test_it_is_said_how_many_examples_an_epoch_leaves_out(caplog):
+    with caplog.at_level("INFO", logger="absl"):
+        validate_batching(10, batch_size=5, seed=0)
+        assert not caplog.text
+        validate_batching(10, batch_size=4, seed=0)
+    assert "leaves out 2 of the 10 training examples" in caplog.text

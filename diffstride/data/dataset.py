@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import numpy as np
+from absl import logging
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +107,15 @@ def process_rows(batch_size, process_index=0, process_count=1):
 def validate_batching(
     num_train, batch_size, seed, process_index=0, process_count=1
 ):
-    """Checks the arguments that every loader shares."""
+    """Checks the arguments that every loader shares.
+
+    Args:
+        num_train: Number of training examples.
+        batch_size: Number of examples in a batch, of all processes together.
+        seed: Seed of all that is random.
+        process_index: Number of this process.
+        process_count: Number of processes.
+    """
     if batch_size < 1 or batch_size > num_train:
         raise ValueError(
             f"`batch_size` must lie between 1 and the {num_train} training "
@@ -125,4 +134,11 @@ def validate_batching(
             "`batch_size` is that of all processes together and must be a "
             f"multiple of `process_count`. Received: batch_size={batch_size}, "
             f"process_count={process_count}"
+        )
+    if num_train % batch_size:
+        logging.info(
+            "Each epoch leaves out %d of the %d training examples, other ones "
+            "each time.",
+            num_train % batch_size,
+            num_train,
         )

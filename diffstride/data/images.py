@@ -83,7 +83,7 @@ def tfds_images(
         normalize: Mean and standard deviation of each channel, on a scale of 0
             to 1; None for no normalization; `"auto"` for the known ones of
             CIFAR and ImageNet, those of the training images for other sets in
-            memory, and those of ImageNet for others that are streamed.
+            memory, and those of ImageNet for other streams of color images.
         image_size: Height and width to resize to, or one number for both.
             Defaults to the size of the images, where they have one.
         inception_crop: Whether to train on random boxes of 8 to 100 % of the
@@ -177,7 +177,7 @@ def tfds_images(
             )
         options["image_size"] = shape[:2]
     if isinstance(normalize, str) and normalize == "auto":
-        normalize = augment.IMAGENET_STATISTICS
+        normalize = augment.IMAGENET_STATISTICS if shape[-1] == 3 else None
     mean, std = channel_statistics(normalize, shape[-1], unit=255.0)
     augmentation = augment.Augmentation(
         num_classes=source.num_classes, mean=mean, std=std, **options
