@@ -12,8 +12,12 @@ VERSION = re.search(
     re.MULTILINE,
 ).group(1)
 
+AUDIO = ["soundfile>=0.12"]
 JAX = ["jax>=0.4.30"]
 PLOT = ["matplotlib>=3.7"]
+# Sweep files are TOML, which Python reads by itself from 3.11 on.
+SWEEP = ["tomli>=2; python_version < '3.11'"]
+TENSORBOARD = ["tensorboard>=2.18"]
 
 setup(
     name="diffstride",
@@ -33,18 +37,22 @@ setup(
         "tensorflow-datasets>=4.9.4",
     ],
     extras_require={
+        "audio": AUDIO,
         "gpu": ["tensorflow[and-cuda]>=2.18"],
         "jax": JAX,
         "plot": PLOT,
+        "sweep": SWEEP,
+        "tensorboard": TENSORBOARD,
         "test": [
+            *AUDIO,
             *JAX,
             *PLOT,
+            *SWEEP,
             "librosa>=0.10",
             "pytest>=8.0",
             "pytest-xdist>=3.5",
             "ruff>=0.9",
             "scikit-learn>=1.3",
-            "soundfile>=0.12",
         ],
     },
 )
