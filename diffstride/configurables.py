@@ -6,12 +6,12 @@ A class is injected where gin itself hands it over, as in
 
 import difflib
 import inspect
+import logging
 import pathlib
 import re
 
 import gin
 import keras
-from absl import logging
 
 from diffstride import (
     callbacks,
@@ -82,16 +82,15 @@ def parse(files=(), bindings=()):
         bindings: strings like `"train.train.num_epochs = 10"`.
     """
     gin.clear_config()
-    verbosity = logging.get_verbosity()
     # Gin logs each place where a file is not.
-    logging.set_verbosity(logging.FATAL)
+    logging.disable(logging.CRITICAL)
     try:
         gin.parse_config_files_and_bindings(files, bindings)
         _pass_on_resnet_bindings()
     except (ValueError, OSError, SyntaxError, RuntimeError) as error:
         raise ConfigError(_explain(str(error))) from error
     finally:
-        logging.set_verbosity(verbosity)
+        logging.disable(logging.NOTSET)
 
 
 def operative_config():

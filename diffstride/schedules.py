@@ -126,7 +126,7 @@ def one_cycle(
     if peak_epoch < 1:
         peak_epoch = peak_epoch * num_epochs
     total_steps = num_epochs * steps_per_epoch
-    peak_step = round(peak_epoch * steps_per_epoch)
+    peak_step = peak_epoch * steps_per_epoch
     if not 0 < peak_step < total_steps:
         raise ValueError(
             "`peak_epoch` must lie inside the run. "
@@ -184,7 +184,7 @@ class PiecewiseLinear(keras.optimizers.schedules.LearningRateSchedule):
     """Straight lines between given steps; constant outside them.
 
     Args:
-        steps: increasing integers.
+        steps: increasing numbers.
         values: the learning rate at each of them.
 
     Example:

@@ -1,0 +1,169 @@
+"""Every shipped experiment builds, trains a step and is evaluated."""
+
+import contextlib
+import pathlib
+import re
+
+import gin
+import keras
+import numpy as np
+import pytest
+
+from diffstride import configurables
+from diffstride.data.tfds_source import write_tfds
+
+CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
+COMMAND = "python -m diffstride.train"
+EXPERIMENTS = [
+    str(path.relative_to(CONFIGS))
+    for path in sorted(CONFIGS.rglob("*.gin"))
+    if COMMAND in path.read_text()
+]
+FRAGMENTS = [
+    str(path.relative_to(CONFIGS))
+    for path in sorted(CONFIGS.rglob("*.gin"))
+    if COMMAND not in path.read_text()
+]
+BATCH_SIZE = 4
+NUM_CLASSES = {"cifar10": 10, "cifar100": 100, "imagenet2012": 1000}
+
+# The same experiment on a small scale: what to bind where something is used.
+SMALL = {
+    "train.train": ["train.train.num_epochs = 1"],
+    "images.tfds_images": [
+        f"images.tfds_images.batch_size = {BATCH_SIZE}",
+        "images.tfds_images.data_dir = '{data_dir}'",
+        "images.tfds_images.name = 'tiny_{name}'",
+        "images.tfds_images.image_size = 32",
+    ],
+    "synthetic.synthetic": [
+        f"synthetic.synthetic.batch_size = {BATCH_SIZE}",
+        f"synthetic.synthetic.num_train = {2 * BATCH_SIZE}",
+        "synthetic.synthetic.num_test = 8",
+    ],
+    "resnet.resnet18": [
+        "resnet.resnet18.filters = 4",
+        "resnet.resnet18.num_layers = 1",
+    ],
+    "resnet.resnet18_imagenet": [
+        "resnet.resnet18_imagenet.filters = 4",
+        "resnet.resnet18_imagenet.num_layers = 1",
+    ],
+    "resnet.resnet56": [
+        "resnet.resnet56.filters = 4",
+        "resnet.resnet56.num_layers = 1",
+    ],
+    "efficientnet.efficientnet": [
+        "efficientnet.efficientnet.resize_to = None",
+        "efficientnet.efficientnet.width_coefficient = 0.1",
+        "efficientnet.efficientnet.depth_coefficient = 0.1",
+    ],
+    "densenet.densenet": [
+        "densenet.densenet.blocks = [1, 1, 1, 1]",
+        "densenet.densenet.growth = 4",
+    ],
+}
+# Taken on the small scale only where the experiment binds it.
+SMALL_IF_BOUND = {
+    "images.tfds_images.num_train_examples": BATCH_SIZE,
+}
+
+
+def test_there_are_experiments():
+    assert "quickstart.gin" in EXPERIMENTS
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    """Sets of TFDS with as many classes as the real ones."""
+    directory = tmp_path_factory.mktemp("tfds")
+    rng = np.random.default_rng(0)
+    for name, num_classes in NUM_CLASSES.items():
+        splits = {
+            split: (
+                rng.integers(0, 256, (BATCH_SIZE, 32, 32, 3), "uint8"),
+                rng.integers(0, num_classes, BATCH_SIZE),
+            )
+            for split in ("train", "test")
+        }
+        write_tfds(directory, f"tiny_{name}", splits, num_classes)
+    return directory
+
+
+@pytest.fixture(autouse=True)
+def _eagerly(monkeypatch):
+    """One step is not worth a compilation."""
+    compile_model = keras.Model.compile
+    monkeypatch.setattr(
+        keras.Model,
+        "compile",
+        lambda self, **kwargs: compile_model(self, **kwargs, run_eagerly=True),
+    )
+    yield
+    gin.clear_config()
+
+
+def bound(parameter):
+    with contextlib.suppress(ValueError):
+        return gin.query_parameter(parameter)
+
+
+def train_a_step(files, workdir, data_dir):
+    configurables.parse(files)
+    text = gin.config_str()
+    name = bound("images.tfds_images.name")
+    bindings = [
+        binding.format(data_dir=data_dir, name=name)
+        for selector, small in SMALL.items()
+        if selector == "train.train" or f"@{selector}\n" in text
+        for binding in small
+    ]
+    for name, value in SMALL_IF_BOUND.items():
+        if bound(name) is not None:
+            bindings.append(f"{name} = {value}")
+    configurables.parse(files, bindings)
+    return gin.get_configurable("train.train")(
+        workdir=workdir, config=configurables.operative_config, verbose=0
+    )
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.filterwarnings("ignore:Even though")
+def test_experiment_trains_a_step(experiment, tmp_path, data_dir):
+    history = train_a_step([experiment], tmp_path, data_dir)
+    assert len(history) == 1
+    assert all(np.isfinite(history[0][name]) for name in ("loss", "val_loss"))
+    assert (tmp_path / "model.keras").exists()
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_header_has_the_command_of_this_file(experiment):
+    text = (CONFIGS / experiment).read_text()
+    header = text[: text.index("\n\n")]
+    assert all(line.startswith("#") for line in header.splitlines())
+    assert f"--gin_file=configs/{experiment}" in header
+    assert re.search(r"--workdir=\S+", header)
+
+
+@pytest.mark.parametrize(
+    "model", [name for name in FRAGMENTS if name.startswith("models/")]
+)
+@pytest.mark.filterwarnings("ignore:Even though")
+def test_model_learns_its_strides(model, tmp_path, data_dir):
+    files = [
+        "base.gin",
+        "datasets/synthetic.gin",
+        model,
+        "pooling/diffstride.gin",
+    ]
+    history = train_a_step(files, tmp_path, data_dir)
+    assert history[0]["strides"]
+
+
+@pytest.mark.parametrize(
+    "dataset", [name for name in FRAGMENTS if name.startswith("datasets/")]
+)
+def test_data_set_is_bound(dataset):
+    configurables.parse([dataset])
+    loader = gin.query_parameter("train.train.dataset")
+    assert loader.configurable.module in ("images", "synthetic", "arrays")
