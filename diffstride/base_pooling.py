@@ -332,13 +332,16 @@ class BaseDiffStride(BaseSpectralPooling):
             True where a size changed, so that functions compiled from the
             layer are out of date (see `diffstride.callbacks.RefreshSizes`).
         """
-        self._sizing_strides = tuple(
-            float(stride) for stride in ops.convert_to_numpy(self._strides)
-        )
+        self._read_strides()
         if self.sizes_follow(self.built_sizes):
             return False
         self.built_sizes = {}
         return True
+
+    def _read_strides(self):
+        self._sizing_strides = tuple(
+            float(stride) for stride in ops.convert_to_numpy(self._strides)
+        )
 
     def save_own_variables(self, store):
         super().save_own_variables(store)
@@ -348,9 +351,11 @@ class BaseDiffStride(BaseSpectralPooling):
     def load_own_variables(self, store):
         weights = {k: store[k] for k in store.keys() if k != "sizing_strides"}
         super().load_own_variables(weights)
-        self.refresh_sizes()
+        # What functions were built with stays known: they may be out of date.
         if "sizing_strides" in store.keys():
             self._sizing_strides = tuple(map(float, store["sizing_strides"]))
+        else:
+            self._read_strides()
 
     def get_config(self):
         return {

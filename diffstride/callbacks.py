@@ -1,6 +1,7 @@
 """What happens beside the fit: records, checkpoints, refreshed sizes."""
 
 import dataclasses
+import functools
 import importlib.util
 import json
 import math
@@ -59,6 +60,9 @@ class RefreshSizes(keras.callbacks.Callback):
     the model are replaced. Those of earlier sizes are kept, so that a size
     seen before costs no compilation.
 
+    Weights loaded into a model that has run already may ask for other sizes
+    too: with this callback `fit`, `evaluate` and `predict` see to that first.
+
     Args:
         every: `"epoch"`, or an integer: a number of training steps.
 
@@ -102,6 +106,13 @@ class RefreshSizes(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         # An interrupted run goes on with the same steps.
         self._steps = int(self.model.optimizer.iterations)
+        self._replace_functions(self._built_sizes())
+
+    def on_test_begin(self, logs=None):
+        self._replace_functions(self._built_sizes())
+
+    def on_predict_begin(self, logs=None):
+        self._replace_functions(self._built_sizes())
 
     def on_epoch_end(self, epoch, logs=None):
         if self.every == "epoch":
@@ -109,14 +120,22 @@ class RefreshSizes(keras.callbacks.Callback):
 
     def refresh(self):
         """Brings sizes up to date; replaces functions where one changed."""
-        model = self.model
-        layers = [
-            layer
-            for layer in model._flatten_layers()
+        built = self._built_sizes()
+        for layer in built:
+            layer.refresh_sizes()
+        self._replace_functions(built)
+
+    def _built_sizes(self):
+        return {
+            layer: layer.built_sizes
+            for layer in self.model._flatten_layers()
             if isinstance(layer, BaseDiffStride) and layer.supports_jit
-        ]
-        built = {layer: layer.built_sizes for layer in layers}
-        if not any([layer.refresh_sizes() for layer in layers]):
+        }
+
+    def _replace_functions(self, built):
+        """Replaces functions built with other sizes than those of now."""
+        model, layers = self.model, list(built)
+        if all(layer.sizes_follow(sizes) for layer, sizes in built.items()):
             return
         self._kept.append(
             (built, {name: getattr(model, name) for name in self._FUNCTIONS})
@@ -132,8 +151,19 @@ class RefreshSizes(keras.callbacks.Callback):
         for layer, sizes in built.items():
             layer.built_sizes = sizes
         for name, function in functions.items():
+            in_use = getattr(model, name) is not None
             setattr(model, name, function)
-        model.make_train_function()
+            if in_use:
+                self._make(name)
+
+    def _make(self, name):
+        # JAX knows a function by equality. Every `model.train_step` equals the
+        # one before, whose graph it would run again; a partial does not.
+        step = name.replace("function", "step")
+        attributes = vars(self.model)
+        attributes[step] = functools.partial(getattr(self.model, step))
+        getattr(self.model, f"make_{name}")()
+        del attributes[step]
 
 
 class StopOnNaN(keras.callbacks.Callback):

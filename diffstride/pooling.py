@@ -86,7 +86,11 @@ class SpatialPooling(keras.layers.Layer):
             else keras.layers.AveragePooling2D
         )
         self._pool = pool_class(
-            self.pool_size, self.strides, self.padding, self.data_format
+            self.pool_size,
+            self.strides,
+            self.padding,
+            self.data_format,
+            dtype=self.dtype_policy,
         )
         self.input_spec = self._pool.input_spec
 

@@ -38,10 +38,18 @@ def value(function, *arguments):
     return keras.ops.convert_to_numpy(function(*arguments))
 
 
+def apply(layer, inputs):
+    """Output of a layer as an array; one compilation on JAX."""
+    if not layer.built:
+        layer.build(inputs.shape)
+    return value(layer, np.asarray(inputs, "float32"))
+
+
 def layer_function(layer):
     """A layer that has strides to train, as a function of input and strides."""
 
     def function(x, strides):
+        x = keras.ops.cast(x, layer.compute_dtype)
         return layer.stateless_call([strides], [], x)[0]
 
     return function

@@ -41,13 +41,6 @@ def to_last(x):
     return np.moveaxis(x, 1, -1)
 
 
-def apply(layer, inputs):
-    """Output of a layer as an array; one compilation on JAX."""
-    if not layer.built:
-        layer.build(inputs.shape)
-    return gradients.value(layer, np.asarray(inputs, "float32"))
-
-
 def assert_close(found, expected, tolerance):
     """Within `tolerance` of the largest number expected; never NaN."""
     found = ops.convert_to_numpy(found)
@@ -275,10 +268,10 @@ def test_published_sizes(data_format):
     ]:
         layer = layer_class(strides=(2, 4), data_format=data_format)
         if data_format == "channels_last":
-            y = apply(layer, np.ones((1, 64, 64, 3)))
+            y = gradients.apply(layer, np.ones((1, 64, 64, 3)))
             assert y.shape == (1, *expected, 3)
         else:
-            y = apply(layer, np.ones((1, 3, 64, 64)))
+            y = gradients.apply(layer, np.ones((1, 3, 64, 64)))
             assert y.shape == (1, 3, *expected)
 
 
@@ -295,7 +288,7 @@ def test_linear_with_the_gradient_as_adjoint():
     a, b = gradients.random((2, 1, 9, 12, 2))
     for layer in layers_to_compare():
         x = np.concatenate([a, b, 2 * a - 3 * b])
-        y = apply(layer, x)
+        y = gradients.apply(layer, x)
         assert_close(2 * y[0] - 3 * y[1], y[2], 1e-5)
         upstream = gradients.random(y.shape, seed=1)
         _, (to_x,) = gradients.value_and_gradients(layer, [x], upstream)
@@ -307,8 +300,10 @@ def test_linear_with_the_gradient_as_adjoint():
 def test_channels_and_examples_are_independent():
     x = gradients.random((3, 9, 12, 4))
     for layer in layers_to_compare():
-        y = apply(layer, x)
-        assert_close(apply(layer, x[1:2, ..., 2:3]), y[1:2, ..., 2:3], 1e-5)
+        y = gradients.apply(layer, x)
+        assert_close(
+            gradients.apply(layer, x[1:2, ..., 2:3]), y[1:2, ..., 2:3], 1e-5
+        )
 
 
 def test_gain_of_a_constant():
@@ -318,7 +313,7 @@ def test_gain_of_a_constant():
             DiffStride((1.37, 2.21), 10, ramp="inside", norm=norm),
             FixedSpectralPooling((1.37, 90), norm=norm),
         ]:
-            y = apply(layer, np.full((1, 9, 12, 1), 3.0))
+            y = gradients.apply(layer, np.full((1, 9, 12, 1), 3.0))
             ratio = 9 * 12 / y.size
             gain = {"backward": ratio, "ortho": ratio**0.5, "forward": 1}
             np.testing.assert_allclose(y, 3 * gain[norm], rtol=1e-5)
@@ -329,9 +324,9 @@ def test_gain_of_a_constant():
 )
 def test_a_symmetric_window_commutes_with_transposition(options):
     x = gradients.random((1, 9, 12, 2))
-    y = apply(DiffStride((1.37, 2.21), 2, **options), x)
+    y = gradients.apply(DiffStride((1.37, 2.21), 2, **options), x)
     flipped = DiffStride((2.21, 1.37), 2, **options)
-    flipped = apply(flipped, np.swapaxes(x, 1, 2))
+    flipped = gradients.apply(flipped, np.swapaxes(x, 1, 2))
     assert_close(np.swapaxes(flipped, 1, 2), y, 1e-5)
 
 
@@ -340,13 +335,15 @@ def test_a_symmetric_window_commutes_with_transposition(options):
 )
 def test_without_cropping_the_spectrum_is_padded_with_zeros(options):
     x = gradients.random((1, 12, 16, 2))
-    y = apply(DiffStride((2.2, 1.9), 2, **options), x)
+    y = gradients.apply(DiffStride((2.2, 1.9), 2, **options), x)
     height, width = y.shape[1:3]
     assert height < 12 and width < 16
     padded = np.zeros((1, 12, 9, 2), complex)
     rows = np.r_[: height // 2, 12 - height // 2 : 12]
     padded[:, rows, : width // 2 + 1] = np.fft.rfft2(y, axes=(1, 2))
-    found = apply(DiffStride((2.2, 1.9), 2, cropping=False, **options), x)
+    found = gradients.apply(
+        DiffStride((2.2, 1.9), 2, cropping=False, **options), x
+    )
     assert found.shape == x.shape
     found = np.fft.rfft2(found, axes=(1, 2))
     if not options:

@@ -1,0 +1,185 @@
+"""Static sizes follow the strides, and compiled functions the sizes."""
+
+import gradients
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+from diffstride import DiffStride
+from diffstride.callbacks import RefreshSizes
+
+X = gradients.random((8, 16, 16, 2))
+Y = np.mean(X[:, :, :8], axis=(1, 2))[:, :1] * 4
+
+
+class Probe(layers.Layer):
+    """Notes the shape of its input each time that a graph is built."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes = []
+
+    def call(self, inputs):
+        self.shapes.append(tuple(inputs.shape[1:3]))
+        return inputs
+
+
+class SetStrides(keras.callbacks.Callback):
+    """Sets the strides of the next epoch."""
+
+    def __init__(self, strides):
+        super().__init__()
+        self.remaining = iter(strides)
+
+    def on_epoch_end(self, epoch, logs=None):
+        layer = self.model.get_layer("pooling")
+        layer.strides.assign([next(self.remaining)] * 2)
+
+
+def small_model(strides=2, **arguments):
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input((16, 16, 2))
+    x = DiffStride(strides, 2, name="pooling", **arguments)(inputs)
+    probe = Probe()
+    x = layers.Dense(4, activation="relu")(probe(x))
+    outputs = layers.Dense(1)(layers.GlobalAveragePooling2D()(x))
+    model = keras.Model(inputs, outputs)
+    probe.shapes.clear()
+    return model, model.get_layer("pooling"), probe
+
+
+def trained(every=None, epochs=2, jit_compile="auto", **arguments):
+    """What comes of a training in which the height changes."""
+    # Beyond a stride of 16 / 6 a height of 12 becomes one of 10.
+    model, layer, _ = small_model((2.6, 2.05), **arguments)
+    model.compile(keras.optimizers.Adam(0.1), "mse", jit_compile=jit_compile)
+    history = model.fit(
+        X,
+        Y,
+        batch_size=4,
+        epochs=epochs,
+        shuffle=False,
+        callbacks=[] if every is None else [RefreshSizes(every)],
+        verbose=0,
+    )
+    strides = ops.convert_to_numpy(layer.strides)
+    assert strides[0] > 16 / 6
+    return {
+        "losses": history.history["loss"],
+        "strides": strides,
+        "predictions": model.predict(X, verbose=0),
+    }
+
+
+def assert_equal(one, other):
+    for name, expected in other.items():
+        np.testing.assert_allclose(one[name], expected, 1e-3, err_msg=name)
+
+
+def test_every_says_when():
+    for every in ["batch", 0, -1, 1.5, None]:
+        with pytest.raises(ValueError, match=f"`every` must .*every={every}"):
+            RefreshSizes(every)
+
+
+def test_a_size_seen_before_costs_no_compilation():
+    model, layer, probe = small_model(static_sizes=True)
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    refresh = RefreshSizes()
+    losses = model.fit(
+        X,
+        Y,
+        batch_size=8,
+        epochs=6,
+        callbacks=[SetStrides([4, 2, 4, 2, 1.5, 2]), refresh],
+        verbose=0,
+    ).history["loss"]
+    # Keras may build a graph on its way to the first compilation.
+    first = probe.shapes.count((12, 12))
+    assert probe.shapes == [*[(12, 12)] * first, (8, 8), (16, 16)]
+    assert refresh.compilations == 3
+    # The loss is that of the size, not of the one before.
+    expected = {}
+    for stride in (2.0, 4.0, 1.5):
+        model, layer, _ = small_model(static_sizes=True)
+        layer.strides.assign([stride, stride])
+        layer.refresh_sizes()
+        predictions = model.predict(X, verbose=0)
+        expected[stride] = np.mean((predictions - Y) ** 2)
+    np.testing.assert_allclose(
+        losses, [expected[stride] for stride in (2, 4, 2, 4, 2, 1.5)], rtol=1e-4
+    )
+    assert len({round(loss, 4) for loss in losses}) == 3
+
+
+def test_evaluation_and_prediction_follow_too():
+    model, layer, probe = small_model(static_sizes=True)
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    before = model.predict(X, verbose=0)
+    loss_before = model.evaluate(X, Y, verbose=0)
+    refresh = RefreshSizes()
+    history = model.fit(
+        X,
+        Y,
+        epochs=2,
+        callbacks=[SetStrides([4, 4]), refresh],
+        validation_data=(X, Y),
+        verbose=0,
+    ).history
+    after = model.predict(X, verbose=0)
+    expected = np.mean((after - Y) ** 2)
+    assert np.abs(after - before).max() > 1e-3
+    assert history["val_loss"][0] == pytest.approx(loss_before, rel=1e-5)
+    assert history["val_loss"][1] == pytest.approx(expected, rel=1e-4)
+    assert model.evaluate(X, Y, verbose=0) == pytest.approx(expected, rel=1e-4)
+
+
+def test_every_n_steps():
+    model, layer, probe = small_model(static_sizes=True)
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+
+    class Shrink(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if keras.backend.backend() == "jax":
+                self.model.jax_state_sync()
+            layer.strides.assign([2 + 0.5 * batch] * 2)
+
+    model.fit(
+        X,
+        Y,
+        batch_size=1,
+        shuffle=False,
+        callbacks=[Shrink(), RefreshSizes(every=3)],
+        verbose=0,
+    )
+    # Steps 0, 1, 2 at a stride of 2; 3, 4, 5 at the 3 of step 2; then 4.5.
+    sizes = list(dict.fromkeys(size for size, _ in probe.shapes))
+    assert sizes == [12, 10, 8]
+
+
+@pytest.mark.tensorflow
+def test_refreshing_every_step_equals_dynamic_sizes():
+    dynamic = trained()
+    assert_equal(trained(every=1, static_sizes=True), dynamic)
+    # Without the callback sizes stay, and it is another training.
+    with pytest.raises(AssertionError):
+        assert_equal(trained(static_sizes=True), dynamic)
+
+
+@pytest.mark.tensorflow
+def test_xla_trains_to_the_same_numbers():
+    expected = trained(every="epoch", jit_compile=False, static_sizes=True)
+    found = trained(every="epoch", jit_compile=True, static_sizes=True)
+    assert_equal(found, expected)
+
+
+@pytest.mark.tensorflow
+def test_dynamic_sizes_keep_xla_off():
+    expected = trained(epochs=1, jit_compile=False)
+    with pytest.warns(UserWarning, match="jit_compile"):
+        found = trained(epochs=1, jit_compile=True)
+    assert_equal(found, expected)
+    model, layer, _ = small_model()
+    model.compile("sgd", "mse", jit_compile="auto")
+    assert not model.jit_compile
