@@ -31,6 +31,8 @@ setup(
     install_requires=[
         "absl-py>=2.0",
         "gin-config>=0.5",
+        # TFDS imports it on every Python, and asks for it on old ones only.
+        "importlib-resources>=6",
         "keras>=3.8",
         "numpy>=1.26",
         "tensorflow>=2.18",
