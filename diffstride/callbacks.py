@@ -11,6 +11,7 @@ import time
 import keras
 import numpy as np
 from absl import logging
+from keras import ops
 
 from diffstride import complexity
 from diffstride.base_pooling import BaseDiffStride
@@ -46,7 +47,7 @@ class Progress:
 def learned_strides(model):
     """The strides of every layer that learns them, by the layer's name."""
     return {
-        layer.name: keras.ops.convert_to_numpy(layer.strides).tolist()
+        layer.name: ops.convert_to_numpy(layer.strides).tolist()
         for layer in complexity.learned_layers(model)
     }
 
@@ -105,7 +106,7 @@ class RefreshSizes(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         # An interrupted run goes on with the same steps.
-        self._steps = int(self.model.optimizer.iterations)
+        self._steps = int(ops.convert_to_numpy(self.model.optimizer.iterations))
         self._replace_functions(self._built_sizes())
 
     def on_test_begin(self, logs=None):
@@ -263,7 +264,7 @@ class Recorder(keras.callbacks.Callback):
     def on_test_begin(self, logs=None):
         seconds = time.monotonic() - self._training_began
         # The loss is a mean over all images of the epoch.
-        images = float(self.model.metrics[0].count)
+        images = float(ops.convert_to_numpy(self.model.metrics[0].count))
         share = (self._steps - self._steps_before) / self._steps
         self._images_per_second = images * share / seconds
 
@@ -275,7 +276,9 @@ class Recorder(keras.callbacks.Callback):
         row = {
             "epoch": epoch + 1,
             **logs,
-            "learning_rate": float(self.model.optimizer.learning_rate),
+            "learning_rate": float(
+                ops.convert_to_numpy(self.model.optimizer.learning_rate)
+            ),
             "strides": learned_strides(self.model),
             "sizes": {
                 layer.name: [
@@ -465,4 +468,4 @@ class Checkpointing(keras.callbacks.Callback):
 
 
 def _values(variables):
-    return [np.array(variable) for variable in variables]
+    return [np.array(ops.convert_to_numpy(variable)) for variable in variables]

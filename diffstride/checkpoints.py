@@ -13,6 +13,7 @@ import zlib
 
 import numpy as np
 from absl import logging
+from keras import ops
 
 from diffstride.complexity import learned_layers
 
@@ -168,7 +169,7 @@ def model_arrays(model):
         store = {}
         layer.save_own_variables(store)
         for name, value in store.items():
-            arrays[f"layer{index}/{name}"] = np.asarray(value)
+            arrays[f"layer{index}/{name}"] = _to_numpy(value)
     return arrays
 
 
@@ -219,6 +220,6 @@ def _group(arrays, group):
 
 
 def _to_numpy(variable):
-    value = np.asarray(variable)
+    value = ops.convert_to_numpy(variable)
     # NumPy archives know no bfloat16; float32 holds its values exactly.
     return value.astype("float32") if value.dtype.kind == "V" else value

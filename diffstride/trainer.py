@@ -135,6 +135,8 @@ def train(
             metrics=_metrics(metrics, data.num_classes),
             jit_compile=jit_compile,
         )
+        # Its state is there before a checkpoint is to fill it.
+        network.optimizer.build(network.trainable_variables)
     if complexity_weight:
         complexity.add_complexity_loss(network, complexity_weight)
 

@@ -1,5 +1,6 @@
 """Interrupted runs end as if nothing had happened."""
 
+import functools
 import json
 import multiprocessing
 import os
@@ -40,6 +41,9 @@ class At(keras.callbacks.Callback):
             self.action()
 
 
+momentum = functools.partial(keras.optimizers.SGD, momentum=0.9)
+
+
 def train(workdir, callbacks=(), dataset=tiny.dataset, **kwargs):
     return trainer.train(
         **{
@@ -47,7 +51,8 @@ def train(workdir, callbacks=(), dataset=tiny.dataset, **kwargs):
             "model": tiny.model,
             "workdir": workdir,
             "num_epochs": EPOCHS,
-            "learning_rate": 0.05,
+            "learning_rate": 0.02,
+            "optimizer": momentum,
             "complexity_weight": 0.1,
             "checkpoint_steps": 2,
             "callbacks": callbacks,

@@ -1,0 +1,329 @@
+import functools
+import json
+import multiprocessing
+import os
+
+import keras
+import numpy as np
+import pytest
+import tiny
+
+from diffstride import callbacks, plots, schedules, trainer
+from diffstride.checkpoints import Checkpoints
+from diffstride.data.dataset import Batches, Dataset
+
+
+def train(workdir, **kwargs):
+    return trainer.train(
+        **{
+            "dataset": tiny.dataset,
+            "model": tiny.model,
+            "workdir": workdir,
+            "num_epochs": 1,
+            "learning_rate": 0.01,
+            "verbose": 0,
+            **kwargs,
+        }
+    )
+
+
+TRACES = []
+
+
+@keras.saving.register_keras_serializable(package="trainer_test")
+class NotesTracing(keras.layers.Layer):
+    """Python runs this once for each graph, and once for each eager call."""
+
+    def call(self, inputs, training=False):
+        TRACES.append(training)
+        return inputs
+
+
+def noting_model(num_output_classes, input_shape):
+    model = tiny.model(num_output_classes, input_shape)
+    inputs = keras.Input(input_shape)
+    return keras.Model(inputs, model(NotesTracing()(inputs)))
+
+
+def test_a_whole_run(tmp_path, capsys):
+    TRACES.clear()
+    after_epoch = []
+    history = train(
+        tmp_path / "run",
+        dataset=functools.partial(tiny.dataset, num_classes=7, one_hot=True),
+        model=noting_model,
+        seed=3,
+        num_epochs=3,
+        optimizer=functools.partial(keras.optimizers.Adam, weight_decay=0.01),
+        learning_rate=functools.partial(schedules.cosine, peak=0.02),
+        complexity_weight=10.0,
+        keep_checkpoints=1,
+        callbacks=[
+            keras.callbacks.LambdaCallback(
+                on_epoch_end=lambda epoch, logs: after_epoch.append(
+                    TRACES.count(True)
+                )
+            )
+        ],
+    )
+    # The graph of a training step is made in the first epoch, and not again.
+    assert after_epoch[0] > 0 and len(set(after_epoch)) == 1
+
+    lines = (tmp_path / "run" / "history.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == json.loads(
+        json.dumps(history)
+    )
+    assert [row["epoch"] for row in history] == [1, 2, 3]
+    schedule = schedules.cosine(6, 3, peak=0.02)
+    np.testing.assert_allclose(
+        [row["learning_rate"] for row in history],
+        [float(schedule(step)) for step in (6, 12, 18)],
+        atol=1e-8,
+    )
+    for name in ("loss", "accuracy", "top5_accuracy"):
+        assert {name, f"val_{name}"} <= history[0].keys()
+    strides = np.array([row["strides"]["pooling"] for row in history])
+    assert strides.shape == (3, 2)
+    assert (np.diff(strides, axis=0) > 0).all()  # The price of complexity.
+    assert history[0]["sizes"]["pooling"] == [16, 16]
+    assert history[0]["macs"] > 16 * 16 * 4 * 9
+    assert all(row["images_per_second"] > 0 for row in history)
+
+    printed = capsys.readouterr().out
+    last = ", ".join(f"{stride:.3f}" for stride in strides[-1])
+    assert f"pooling: (2.000, 2.000) -> ({last})" in printed
+    assert (tmp_path / "run" / "strides.png").stat().st_size > 0
+
+    # The saved model is the trained one, and so is the last checkpoint.
+    saved = keras.saving.load_model(tmp_path / "run" / "model.keras")
+    data = tiny.dataset(seed=3, num_classes=7)
+    evaluate = functools.partial(
+        train, tmp_path / "run", dataset=data, model=noting_model, mode="eval"
+    )
+    latest = evaluate()
+    expected = {
+        name.removeprefix("val_"): value
+        for name, value in history[-1].items()
+        if name.startswith("val_")
+    }
+    result = saved.evaluate(data.test(), verbose=0, return_dict=True)
+    for name in ("accuracy", "top5_accuracy"):
+        np.testing.assert_allclose(latest[name], expected[name], rtol=1e-6)
+        np.testing.assert_allclose(result[name], expected[name], rtol=1e-6)
+    assert latest["epoch"] == 3
+    assert (
+        json.loads((tmp_path / "run" / "evaluation.json").read_text()) == latest
+    )
+    best = evaluate(eval_checkpoint="best")
+    accuracies = [row["val_accuracy"] for row in history]
+    assert best["epoch"] == 1 + int(np.argmax(accuracies))
+    np.testing.assert_allclose(best["accuracy"], max(accuracies), rtol=1e-6)
+
+
+def two_heads():
+    def batch(step):
+        rng = np.random.default_rng(step)
+        x = rng.normal(size=(8, 6)).astype("float32")
+        return x, {"left": x[:, 0] > 0, "right": np.argmax(x[:, :6], axis=-1)}
+
+    return Dataset(
+        train=lambda epoch, start_step=0: Batches(batch, 4, start_step),
+        test=lambda: Batches(batch, 2),
+        train_steps=4,
+        input_shape=(6,),
+        num_classes={"left": 2, "right": 6},
+        name="two heads",
+    )
+
+
+def two_headed_model(num_output_classes, input_shape):
+    inputs = keras.Input(input_shape)
+    outputs = {
+        "left": keras.layers.Dense(2, activation="softmax", name="left")(
+            inputs
+        ),
+        "right": keras.layers.Dense(6, name="right")(inputs),
+    }
+    return keras.Model(inputs, outputs)
+
+
+def test_heads_of_their_own(tmp_path):
+    (row,) = train(
+        tmp_path,
+        dataset=two_heads(),
+        model=two_headed_model,
+        learning_rate=1.0,
+    )
+    assert {
+        "val_left_accuracy",
+        "val_right_accuracy",
+        "val_right_top5_accuracy",
+        "val_left_loss",
+    } <= row.keys()
+    assert "val_left_top5_accuracy" not in row
+    np.testing.assert_allclose(
+        row["val_loss"], row["val_left_loss"] + row["val_right_loss"], rtol=1e-5
+    )
+    _, state = Checkpoints(tmp_path / "checkpoints").load()
+    assert state["best"]["value"] == row["val_loss"]
+    assert row["strides"] == {} and not (tmp_path / "strides.png").exists()
+
+
+def test_mixed_precision_and_its_loss_scale_survive(tmp_path):
+    mixed = functools.partial(train, dtype_policy="mixed_float16", num_epochs=2)
+
+    def stop():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        mixed(
+            tmp_path,
+            callbacks=[
+                keras.callbacks.LambdaCallback(
+                    on_epoch_begin=lambda epoch, logs: epoch and stop()
+                )
+            ],
+        )
+    history = mixed(tmp_path)
+    assert [row["epoch"] for row in history] == [1, 2]
+    assert history[0]["learning_rate"] == np.float32(0.01)
+    model = keras.saving.load_model(tmp_path / "model.keras")
+    layer = model.get_layer("pooling")
+    assert layer.compute_dtype == "float16"
+    assert layer.strides.dtype == "float32"
+
+
+def test_weight_decay_spares_strides_biases_and_normalisations():
+    model = tiny.model(3, (16, 16, 1))
+    optimizer = trainer._build_optimizer(
+        functools.partial(keras.optimizers.SGD, weight_decay=0.1), 1.0, model
+    )
+    optimizer.build(model.trainable_variables)
+    before = [np.array(variable) for variable in model.trainable_variables]
+    optimizer.apply(
+        [keras.ops.zeros_like(variable) for variable in before],
+    )
+    decayed = [
+        variable.path.split("/")[-1]
+        for variable, value in zip(
+            model.trainable_variables, before, strict=True
+        )
+        if not np.array_equal(variable, value)
+    ]
+    assert decayed == ["kernel", "kernel"]
+
+
+def test_running_averages_of_weights_are_refused():
+    with pytest.raises(ValueError, match="must not average weights"):
+        trainer._build_optimizer(
+            functools.partial(keras.optimizers.SGD, use_ema=True),
+            0.1,
+            tiny.model(3, (16, 16, 1)),
+        )
+
+
+def test_another_configuration_is_refused(tmp_path):
+    def claim(text):
+        run = trainer._Run(
+            tiny.model(3, (16, 16, 1)), tiny.dataset(), 1, tmp_path, 1, 0
+        )
+        run.claim_workdir(text)
+
+    claim("# Comment\nseed = 1\nrate = 0.1\n")
+    claim("seed = 1\n\n# Another\nrate = 0.1\n")
+    with pytest.raises(trainer.ConfigError) as error:
+        claim("seed = 2\nrate = 0.1\nmomentum = 0.9\n")
+    lines = str(error.value).splitlines()[1:]
+    assert lines == [
+        "  there: seed = 1",
+        "  now:   seed = 2",
+        "  now:   momentum = 0.9",
+    ]
+    assert "seed = 1" in (tmp_path / "config.gin").read_text()
+
+
+def test_errors(tmp_path):
+    with pytest.raises(ValueError, match="`mode` must be one of.*'test'"):
+        train(tmp_path, mode="test")
+    with pytest.raises(ValueError, match="`eval_checkpoint` must be one of"):
+        train(tmp_path, eval_checkpoint="worst")
+    with pytest.raises(FileNotFoundError, match="no checkpoint to evaluate"):
+        train(tmp_path, mode="eval")
+    checkpointing = callbacks.Checkpointing(
+        None, callbacks.Progress(), 1, None, "val_acuracy", None
+    )
+    with pytest.raises(ValueError, match="`monitor` must be one of.*acuracy"):
+        checkpointing.on_epoch_end(0, {"val_accuracy": 1.0})
+
+
+def test_plot_needs_matplotlib(monkeypatch, tmp_path, caplog):
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
+    strides = [{"a": [2.0, 2.0]}, {"a": [2.1, 1.9]}]
+    assert not plots.plot_strides(strides, tmp_path / "strides.png")
+    assert "No plot of the strides without matplotlib" in caplog.text
+
+
+@pytest.mark.parametrize("layers, axes", [(1, 1), (5, 2), (2, 3)])
+def test_plot_has_a_panel_for_each_layer(tmp_path, layers, axes):
+    strides = [
+        {f"layer{i}": [2.0 + epoch] * axes for i in range(layers)}
+        for epoch in range(3)
+    ]
+    assert plots.plot_strides(strides, tmp_path / "strides.png")
+    header = (tmp_path / "strides.png").read_bytes()[:24]
+    assert header[1:4] == b"PNG"
+    width, height = np.frombuffer(header[16:24], ">u4")
+    assert (width, height) == (
+        450 * min(layers, 4),
+        360 * -(-layers // 4),
+    )
+
+
+def train_on_two_devices(workdir):
+    import tensorflow as tf
+
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0],
+        [tf.config.LogicalDeviceConfiguration()] * 2,
+    )
+    for name, devices in [("one", None), ("two", ["CPU:0", "CPU:1"])]:
+        train(
+            os.path.join(workdir, name),
+            model=model_without_batch_statistics,
+            devices=devices,
+            learning_rate=0.1,
+            complexity_weight=1.0,
+        )
+
+
+def model_without_batch_statistics(num_output_classes, input_shape):
+    model = tiny.model(num_output_classes, input_shape, rate=0.0)
+    layers = [
+        layer
+        for layer in model.layers
+        if not isinstance(layer, keras.layers.BatchNormalization)
+    ]
+    return keras.Sequential([keras.Input(input_shape), *layers])
+
+
+@pytest.mark.tensorflow
+def test_two_devices_train_like_one(tmp_path):
+    process = multiprocessing.get_context("forkserver").Process(
+        target=train_on_two_devices, args=(str(tmp_path),)
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    one, two = (
+        [
+            json.loads(line)
+            for line in (tmp_path / name / "history.jsonl").open()
+        ]
+        for name in ("one", "two")
+    )
+    for row, other in zip(one, two, strict=True):
+        for name in ("loss", "accuracy", "val_loss"):
+            np.testing.assert_allclose(row[name], other[name], rtol=1e-4)
+        np.testing.assert_allclose(
+            row["strides"]["pooling"], other["strides"]["pooling"], rtol=1e-5
+        )
