@@ -14,8 +14,9 @@ def multi_task(datasets, seed=0, train_steps=None):
     A model has a head for each task. The labels and the weights of examples
     are dicts of an array for each head; an example has the weight 0 for the
     heads of other tasks, which get no gradient from it and must not count it:
-    compile the model with `weighted_metrics`. The sum of the losses is the
-    average over examples.
+    compile the model with `weighted_metrics`. The other weights are such that
+    the loss of a head is the average over the examples of its task; the loss
+    of the model is their sum.
 
     Each task keeps the batch size of its own data set, and runs through its
     clips at its own pace.
@@ -61,19 +62,20 @@ def multi_task(datasets, seed=0, train_steps=None):
     if train_steps is None:
         train_steps = max(dataset.train_steps for dataset in tasks.values())
 
-    def merge(batches):
+    def merge(batches, weights):
         """One batch, of a dict with the batch of one or more tasks."""
         labels = {task: [] for task in tasks}
-        weights = {task: [] for task in tasks}
+        masks = {task: [] for task in tasks}
         for batch_task, (_, y) in batches.items():
             for task in tasks:
                 own = task == batch_task
                 labels[task].append(y if own else np.zeros_like(y))
-                weights[task].append(np.full(len(y), own, "float32"))
+                weight = weights[task] if own else 0
+                masks[task].append(np.full(len(y), weight, "float32"))
         return (
             np.concatenate([x for x, _ in batches.values()]),
             {task: np.concatenate(parts) for task, parts in labels.items()},
-            {task: np.concatenate(parts) for task, parts in weights.items()},
+            {task: np.concatenate(parts) for task, parts in masks.items()},
         )
 
     def train_batches(epoch, start_step=0):
@@ -84,38 +86,35 @@ def multi_task(datasets, seed=0, train_steps=None):
                     epoch * train_steps + step, dataset.train_steps
                 )
                 batches[task] = dataset.train(own_epoch).make_batch(own_step)
-            return merge(batches)
+            sizes = {task: len(y) for task, (_, y) in batches.items()}
+            return merge(batches, _weights(sizes))
 
         return Batches(make_batch, train_steps, start_step)
 
     @functools.cache
-    def test_order():
-        """The task and the step of each test batch."""
-        places = [
-            (task, step)
-            for task, dataset in tasks.items()
-            for step in range(len(dataset.test()))
-        ]
-
-        @functools.cache
-        def length(place):
-            task, step = place
-            return tasks[task].test().make_batch(step)[0].shape[1:]
-
-        # The first two batches of a task show what lengths it has.
-        early = [place for place in places if place[1] < 2]
-        late = [place for place in places if place[1] >= 2]
-        return vary_early(early, length) + late
+    def plan_test():
+        """The task and the step of each test batch; the weights of tasks."""
+        plan, sizes = [], {}
+        for task, dataset in tasks.items():
+            batches = dataset.test()
+            sizes[task] = 0
+            for step in range(len(batches)):
+                x, y = batches.make_batch(step)
+                plan.append((task, step, x.shape))
+                sizes[task] += len(y)
+        plan = vary_early(plan, length=lambda place: place[-1][1:])
+        return plan, _weights(sizes)
 
     def test_batches():
         tests = {task: dataset.test() for task, dataset in tasks.items()}
-        order = test_order()
+        plan, weights = plan_test()
 
         def make_batch(step):
-            task, own_step = order[step]
-            return merge({task: tests[task].make_batch(own_step)})
+            task, own_step, _ = plan[step]
+            batch = tests[task].make_batch(own_step)
+            return merge({task: batch}, weights)
 
-        return Batches(make_batch, len(order))
+        return Batches(make_batch, len(plan))
 
     return Dataset(
         train=train_batches,
@@ -127,3 +126,9 @@ def multi_task(datasets, seed=0, train_steps=None):
         },
         name="+".join(tasks),
     )
+
+
+def _weights(sizes):
+    """Weights with which the average over all is that over a task alone."""
+    total = sum(sizes.values())
+    return {task: total / size for task, size in sizes.items()}
