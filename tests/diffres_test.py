@@ -1,0 +1,538 @@
+"""DiffRes and its rivals as layers: features, losses, graphs, saving."""
+
+import gradients
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from diffstride import warping
+from diffstride.base_diffres import ResConv1D
+from diffstride.diffres import (
+    AvgMaxPool,
+    AvgPool,
+    ChangeHopSize,
+    ConvAvgPool,
+    DiffRes,
+)
+
+LAYERS = (DiffRes, ChangeHopSize, AvgPool, AvgMaxPool, ConvAvgPool)
+
+
+def log_mel(batch=2, frames=40, mels=8, seed=0):
+    """Noise, with silence in its middle."""
+    x = np.random.default_rng(seed).normal(-3, 2, (batch, frames, mels))
+    x[:, frames // 3 : frames // 2] = np.log(1e-5)
+    return x.astype("float32")
+
+
+def to_numpy(tensor):
+    return ops.convert_to_numpy(tensor)
+
+
+def trainable_parameters(layer):
+    return sum(int(np.prod(w.shape)) for w in layer.trainable_weights)
+
+
+def without_preference(**kwargs):
+    """A built DiffRes that scores all frames of a clip alike."""
+    layer = DiffRes(**kwargs)
+    layer.build((None, None, 8))
+    for normalization in layer._network[-1]._normalizations:
+        normalization.gamma.assign([0.0])
+    return layer
+
+
+@pytest.mark.parametrize(
+    "cls,mels,parameters",
+    [
+        (DiffRes, 128, 82_371),
+        (ConvAvgPool, 128, 493_824),
+        (ChangeHopSize, 128, 0),
+        (AvgPool, 128, 0),
+        (AvgMaxPool, 128, 0),
+        # From 40 to 20 channels, then 10, 5, 2, 1.
+        (DiffRes, 40, 6120 + 1560 + 405 + 82 + 21),
+    ],
+)
+def test_parameters(cls, mels, parameters):
+    layer = cls(reduction_rate=0.5)
+    layer.build((None, None, mels))
+    assert trainable_parameters(layer) == parameters
+
+
+def test_res_conv_1d():
+    layer = ResConv1D(3)
+    x = gradients.random((2, 9, 4))
+    layer.build(x.shape)
+    for seed, weight in enumerate(layer.weights):
+        weight.assign(np.abs(gradients.random(weight.shape, seed)) + 0.5)
+    found = to_numpy(layer(x, training=False))
+
+    def half(x, convolution, normalization):
+        kernel, bias = map(to_numpy, (convolution.kernel, convolution.bias))
+        padded = np.pad(x, ((0, 0), (2, 2), (0, 0)))
+        y = bias + sum(padded[:, k : k + 9] @ kernel[k] for k in range(5))
+        y = np.where(y > 0, y, 0.01 * y)
+        gamma, beta, mean, variance = map(to_numpy, normalization.weights)
+        return gamma * (y - mean) / np.sqrt(variance + 1e-5) + beta
+
+    halves = list(zip(layer._convolutions, layer._normalizations, strict=True))
+    hidden = half(x, *halves[0])
+    np.testing.assert_allclose(
+        found, hidden + half(hidden, *halves[1]), rtol=1e-4
+    )
+
+
+def test_features_are_those_of_the_warp_matrix():
+    x = log_mel(frames=50)
+    layer = DiffRes(reduction_rate=0.7)
+    found = to_numpy(layer(x))
+    analysis = {name: to_numpy(v) for name, v in layer.analyze(x).items()}
+    matrix = analysis["warp_matrix"]
+    assert found.shape == (2, 15, 8, 3) and matrix.shape == (2, 15, 50)
+    np.testing.assert_allclose(matrix.sum(axis=2), 1, atol=1e-6)
+    np.testing.assert_allclose(
+        matrix.sum(axis=1), analysis["scores"], atol=1e-6
+    )
+    mean = np.log(matrix @ np.exp(x))
+    encoding = matrix @ warping.sinusoidal_encoding(50, 8)
+    np.testing.assert_allclose(found[..., 0], mean, atol=1e-4)
+    np.testing.assert_allclose(found[..., 2], encoding, atol=1e-5)
+    for channel, name in enumerate(("mean", "max", "encoding")):
+        np.testing.assert_allclose(
+            analysis[name], found[..., channel], atol=1e-6
+        )
+    # The loudest frame of a clip is the loudest of its output frame.
+    weighted = x + np.log(analysis["scores"])[..., None] + np.log(50 / 15)
+    np.testing.assert_allclose(
+        found[..., 1].max(axis=1), weighted.max(axis=1), atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("reduction_rate", (0.75, 0.3))
+def test_without_preference_diffres_pools(reduction_rate):
+    x = log_mel()
+    layer = without_preference(reduction_rate=reduction_rate)
+    found = to_numpy(layer(x))
+    pooled = to_numpy(AvgMaxPool(reduction_rate=reduction_rate)(x))
+    np.testing.assert_allclose(found[..., :2], pooled[..., :2], atol=1e-4)
+    average = to_numpy(AvgPool(reduction_rate=reduction_rate)(x))
+    for channel in range(3):
+        np.testing.assert_allclose(
+            average[..., channel], pooled[..., 0], atol=1e-6
+        )
+    activeness = to_numpy(layer.analyze(x)["activeness"])
+    np.testing.assert_allclose(activeness, [0, 0], atol=1e-6)
+
+
+def test_average_and_maximum_of_windows():
+    x = log_mel(frames=12)
+    windows = x.reshape(2, 3, 4, 8)
+    found = to_numpy(AvgMaxPool(output_frames=3)(x))
+    average = np.log(np.exp(windows).mean(axis=2))
+    np.testing.assert_allclose(found[..., 0], average, atol=1e-5)
+    np.testing.assert_allclose(found[..., 1], windows.max(axis=2), atol=1e-5)
+    linear = to_numpy(AvgMaxPool(output_frames=3, log_scale=False)(x))
+    np.testing.assert_allclose(linear[..., 0], windows.mean(axis=2), rtol=1e-5)
+    # Windows of one frame and a third.
+    thirds = np.repeat(x, 3, axis=1).reshape(2, 9, 4, 8).mean(axis=2)
+    linear = to_numpy(AvgPool(output_frames=9, log_scale=False)(x))
+    np.testing.assert_allclose(linear[..., 0], thirds, rtol=1e-4)
+
+
+def test_change_hop_size():
+    x = log_mel(frames=12)
+    found = to_numpy(ChangeHopSize(reduction_rate=0.75)(x))
+    np.testing.assert_array_equal(found, np.repeat(x[:, ::4, :, None], 3, -1))
+    found = to_numpy(ChangeHopSize(output_frames=9)(x))[..., 0]
+    nearest = [0, 1, 3, 4, 5, 7, 8, 9, 11]
+    np.testing.assert_array_equal(found, x[:, nearest])
+
+
+def test_conv_avg_pool():
+    x = log_mel(frames=12)
+    layer = ConvAvgPool(reduction_rate=0.75)
+    found = to_numpy(layer(x))
+    hidden = x
+    for block in layer._network:
+        hidden = block(hidden)
+    hidden = to_numpy(hidden).reshape(2, 3, 4, 8).mean(axis=2)
+    np.testing.assert_allclose(found[..., 0], hidden, atol=1e-5)
+
+
+@pytest.mark.parametrize("cls", LAYERS)
+def test_shapes(cls):
+    x = log_mel()
+    # A rate; a number; more frames than there are.
+    for frames, kwargs in [
+        (10, {"reduction_rate": 0.75}),
+        (17, {"output_frames": 17}),
+        (70, {"output_frames": 70}),
+    ]:
+        layer = cls(**kwargs)
+        found = to_numpy(layer(x))
+        assert found.shape == (2, frames, 8, 3)
+        assert found.dtype == "float32"
+        assert np.isfinite(found).all()
+        assert layer.compute_output_shape(x.shape) == found.shape
+        four_axes = cls.from_config(layer.get_config())
+        four_axes.build((*x.shape, 1))
+        four_axes.set_weights(layer.get_weights())
+        np.testing.assert_array_equal(to_numpy(four_axes(x[..., None])), found)
+
+    unknown = keras.KerasTensor((None, None, 8))
+    assert cls(reduction_rate=0.5)(unknown).shape == (None, None, 8, 3)
+    assert cls(output_frames=5)(unknown).shape == (None, 5, 8, 3)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("cls", LAYERS)
+@pytest.mark.parametrize(
+    "kwargs", ({"reduction_rate": 0.7}, {"output_frames": 24})
+)
+def test_unknown_number_of_frames(cls, kwargs):
+    import tensorflow as tf
+
+    layer = cls(**kwargs)
+    layer.build((None, None, 8))
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, 8])])
+    def run(x):
+        return layer(x)
+
+    for frames in (1, 7, 23, 24, 48, 50):
+        x = log_mel(frames=frames)
+        np.testing.assert_allclose(
+            to_numpy(run(x)), to_numpy(layer(x)), atol=1e-4
+        )
+
+
+def test_clips_with_few_frames_are_stretched():
+    x = log_mel(frames=5)
+    layer = without_preference(output_frames=10)
+    found = to_numpy(layer(x))
+    np.testing.assert_allclose(found[..., 0], np.repeat(x, 2, 1), atol=1e-5)
+    assert layer.analyze(x)["scores"].shape == (2, 10)
+
+
+def test_features_in_any_order():
+    x = log_mel()
+    full = DiffRes(reduction_rate=0.5)
+    expected = to_numpy(full(x))
+    for features, channels in [
+        (("mean", "encoding"), (0, 2)),
+        (["encoding", "max", "max"], (2, 1, 1)),
+    ]:
+        layer = DiffRes(reduction_rate=0.5, features=features)
+        layer.build(x.shape)
+        layer.set_weights(full.get_weights())
+        found = to_numpy(layer(x))
+        np.testing.assert_allclose(found, expected[..., channels], atol=1e-6)
+        assert layer.compute_output_shape(x.shape) == found.shape
+
+
+def test_whole_frames():
+    x = log_mel()
+    layer = DiffRes(reduction_rate=0.5, split_frames=False, fill_up=False)
+    found = to_numpy(layer(x))
+    analysis = layer.analyze(x)
+    matrix, scores = map(
+        to_numpy, (analysis["warp_matrix"], analysis["scores"])
+    )
+    # Every column has one entry: the score of the frame.
+    assert np.all((matrix > 0).sum(axis=1) == 1)
+    np.testing.assert_allclose(matrix.max(axis=1), scores, rtol=1e-6)
+    linear = np.maximum(
+        matrix @ np.exp(x), np.exp(x).min((1, 2), keepdims=True)
+    )
+    np.testing.assert_allclose(found[..., 0], np.log(linear), atol=1e-4)
+
+
+def test_learned_encoding():
+    x = log_mel()
+    layer = DiffRes(reduction_rate=0.5, learned_encoding=True)
+    fixed = DiffRes(reduction_rate=0.5)
+    fixed.build(x.shape)
+    layer.build(x.shape)
+    assert layer._encoding.shape == (40, 8)
+    assert any(layer._encoding is w for w in layer.trainable_weights)
+    for block, other in zip(layer._network, fixed._network, strict=True):
+        block.set_weights(other.get_weights())
+    np.testing.assert_allclose(
+        to_numpy(layer(x)), to_numpy(fixed(x)), atol=1e-5
+    )
+    with pytest.raises(ValueError, match="expected axis 1"):
+        layer(x[:, :30])
+
+
+def test_guide_loss_and_statistics():
+    x = log_mel()
+    layer = DiffRes(
+        reduction_rate=0.5, guide_loss_weight=3.0, guide_threshold=0.2
+    )
+    layer(x)
+    analysis = {name: to_numpy(v) for name, v in layer.analyze(x).items()}
+    scores = analysis["scores"] / 0.5
+    empty = slice(40 // 3, 40 // 2)
+    np.testing.assert_allclose(
+        analysis["guide_loss"],
+        np.maximum(scores[:, empty] - 0.2, 0).mean(axis=1),
+        rtol=1e-5,
+    )
+    np.testing.assert_allclose(
+        analysis["activeness"],
+        np.delete(scores, np.r_[empty], axis=1).std(axis=1),
+        rtol=1e-4,
+    )
+    (loss,) = layer.losses
+    np.testing.assert_allclose(
+        to_numpy(loss), 3 * analysis["guide_loss"].mean(), rtol=1e-5
+    )
+    assert float(layer.guide_loss) == float(layer.activeness) == 0
+    # Averages over the batches of training so far.
+    losses = []
+    for seed in range(3):
+        layer(log_mel(seed=seed), training=True)
+        losses.append(float(layer.losses[0]) / 3)
+        np.testing.assert_allclose(
+            float(layer.guide_loss), np.mean(losses), rtol=1e-5
+        )
+    assert float(layer.activeness) > 0
+
+
+def test_no_guide_loss():
+    layer = DiffRes(0.5, guide_loss_weight=0)
+    layer(log_mel(), training=True)
+    assert not layer.losses
+    assert float(layer.guide_loss) > 0
+
+
+def classifier(layer, frames, mels):
+    return keras.Sequential(
+        [
+            keras.Input((frames, mels)),
+            layer,
+            # To values around zero.
+            keras.layers.Rescaling(0.2, 1.0),
+            keras.layers.Conv2D(16, (3, mels), activation="relu"),
+            keras.layers.GlobalMaxPooling2D(),
+            keras.layers.Dense(2),
+        ]
+    )
+
+
+def compile_classifier(model, **kwargs):
+    model.compile(
+        keras.optimizers.Adam(1e-2),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        **kwargs,
+    )
+
+
+@pytest.mark.parametrize("jit_compile", (False, True))
+def test_fit_shows_the_statistics(jit_compile):
+    if keras.backend.backend() == "jax" and not jit_compile:
+        pytest.skip("JAX always compiles.")
+    layer = DiffRes(reduction_rate=0.5)
+    model = classifier(layer, 40, 8)
+    compile_classifier(model, jit_compile=jit_compile)
+    x, y = log_mel(batch=6), np.array([0, 1] * 3)
+    history = model.fit(x, y, 2, epochs=2, verbose=0).history
+    assert history["guide_loss"][-1] == pytest.approx(float(layer.guide_loss))
+    assert history["activeness"][-1] == pytest.approx(float(layer.activeness))
+    assert history["guide_loss"][0] != history["guide_loss"][1]
+    assert float(layer._batches) == 6
+
+
+def test_evaluation_counts_the_guide_loss():
+    layer = DiffRes(reduction_rate=0.5)
+    model = classifier(layer, 40, 8)
+    compile_classifier(model, run_eagerly=True)
+    x, y = log_mel(), np.array([0, 1])
+    logs = model.evaluate(x, y, verbose=0, return_dict=True)
+    cross_entropy = keras.losses.sparse_categorical_crossentropy(
+        y, model(x), from_logits=True
+    )
+    guide_loss = layer.analyze(x)["guide_loss"]
+    expected = float(ops.mean(cross_entropy)) + float(ops.mean(guide_loss))
+    assert logs["loss"] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("policy", ("mixed_float16", "mixed_bfloat16"))
+def test_mixed_precision(policy):
+    x = log_mel(batch=1, frames=3000)
+    layer = DiffRes(reduction_rate=0.5, dtype=policy)
+    found = layer(x)
+    assert keras.backend.standardize_dtype(found.dtype) == policy[6:]
+    found = to_numpy(ops.cast(found, "float32"))
+    matrix = to_numpy(layer.analyze(x)["warp_matrix"])
+    np.testing.assert_allclose(matrix.sum(axis=2), 1, atol=1e-6)
+    # What is left to half a precision is the result.
+    np.testing.assert_allclose(
+        found[..., 0], np.log(matrix @ np.exp(x)), rtol=1e-2, atol=1e-2
+    )
+
+
+@pytest.mark.parametrize("cls", LAYERS)
+@pytest.mark.parametrize("value", (-np.inf, -100.0, 0.0, 1e4))
+def test_extreme_input_is_finite(cls, value):
+    x = log_mel()
+    x[0] = value
+    layer = cls(reduction_rate=0.5)
+    layer.build(x.shape)
+
+    def function(x):
+        return layer(x, training=True)
+
+    if keras.backend.backend() == "tensorflow":
+        found, (slope,) = gradients.value_and_gradients(
+            function, [x], np.ones((2, 20, 8, 3), "float32")
+        )
+        assert np.isfinite(to_numpy(slope)).all()
+    else:
+        found = function(x)
+    assert np.isfinite(to_numpy(found)).all()
+
+
+def test_batch_members_are_independent():
+    x = log_mel(batch=3)
+    layer = DiffRes(reduction_rate=0.6)
+    together = to_numpy(layer(x))
+    x[1] += 5
+    np.testing.assert_array_equal(to_numpy(layer(x))[[0, 2]], together[[0, 2]])
+
+
+@pytest.mark.parametrize("cls", LAYERS)
+def test_save_and_reload(cls, tmp_path):
+    x = log_mel()
+    layer = cls(output_frames=13, name="frames")
+    model = classifier(layer, 40, 8)
+    compile_classifier(model)
+    model.fit(x, np.array([0, 1]), verbose=0)
+    model.save(tmp_path / "model.keras")
+    copy = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(
+        copy.predict(x, verbose=0), model.predict(x, verbose=0)
+    )
+    assert copy.get_layer("frames").get_config() == layer.get_config()
+
+
+def test_config_of_every_argument():
+    kwargs = {
+        "reduction_rate": 0.25,
+        "output_frames": None,
+        "log_scale": False,
+        "features": ["max", "mean"],
+        "learned_encoding": True,
+        "guide_loss_weight": 0.5,
+        "guide_threshold": 0.25,
+        "empty_energy": 1e-3,
+        "fill_up": False,
+        "split_frames": False,
+        "kernel_size": 3,
+    }
+    config = DiffRes.from_config(DiffRes(**kwargs).get_config()).get_config()
+    assert {name: config[name] for name in kwargs} == kwargs
+    config = ConvAvgPool(output_frames=4, kernel_size=3).get_config()
+    assert ConvAvgPool.from_config(config).kernel_size == 3
+
+
+@pytest.mark.tensorflow
+def test_export(tmp_path):
+    import tensorflow as tf
+
+    model = keras.Sequential(
+        [keras.Input((None, 8)), DiffRes(reduction_rate=0.5)]
+    )
+    model.export(tmp_path / "model", verbose=False)
+    loaded = tf.saved_model.load(tmp_path / "model")
+    for frames in (10, 33):
+        x = log_mel(frames=frames)
+        np.testing.assert_allclose(
+            to_numpy(loaded.serve(x)), model.predict(x, verbose=0), atol=1e-5
+        )
+
+
+@pytest.mark.parametrize(
+    "kwargs,message",
+    [
+        ({}, "Exactly one of `reduction_rate` and `output_frames`"),
+        (
+            {"reduction_rate": 0.5, "output_frames": 3},
+            "Exactly one of `reduction_rate` and `output_frames`",
+        ),
+        ({"reduction_rate": 1.0}, "`reduction_rate` must be"),
+        ({"output_frames": 2.5}, "`output_frames` must be"),
+        ({"output_frames": 0}, "`output_frames` must be"),
+        ({"output_frames": 3, "features": ()}, "`features` must be"),
+        ({"output_frames": 3, "features": ("min",)}, "`features` must be"),
+        (
+            {"output_frames": 3, "guide_loss_weight": -1},
+            "`guide_loss_weight` must be",
+        ),
+        (
+            {"output_frames": 3, "guide_threshold": "0"},
+            "`guide_threshold` must be",
+        ),
+        ({"output_frames": 3, "empty_energy": None}, "`empty_energy` must be"),
+    ],
+)
+def test_arguments_are_checked(kwargs, message):
+    with pytest.raises(ValueError, match=message + "(.|\n)*Received: "):
+        DiffRes(**kwargs)
+
+
+@pytest.mark.parametrize(
+    "shape,message",
+    [
+        ((2, 40, 8, 3), "must have one channel"),
+        ((2, 40, None), "known number of mel channels"),
+        ((2, None, 8), "`learned_encoding` needs"),
+    ],
+)
+def test_input_shapes_are_checked(shape, message):
+    with pytest.raises(ValueError, match=message):
+        DiffRes(reduction_rate=0.5, learned_encoding=True).build(shape)
+    with pytest.raises(ValueError, match="found ndim=2"):
+        AvgPool(reduction_rate=0.5)(np.ones((2, 8)))
+
+
+def events_in_silence(clips, seed, frames=40, mels=16):
+    """Clips with one event of eight frames, that of two kinds, in silence.
+
+    An event switches between two bands, every frame or every second frame: the
+    averages of four frames are much alike.
+    """
+    rng = np.random.default_rng(seed)
+    x = rng.normal(np.log(1e-5), 0.3, (clips, frames, mels))
+    kinds = rng.integers(0, 2, clips)
+    is_event = np.zeros((clips, frames), bool)
+    upper_band = np.arange(mels) // (mels // 2)
+    for clip, start in enumerate(rng.integers(0, frames - 8, clips)):
+        band = np.arange(8) // (1 + kinds[clip]) % 2
+        event = rng.normal(-3, 0.3, (8, mels))
+        event += 3 * (band[:, None] == upper_band)
+        x[clip, start : start + 8] = event
+        is_event[clip, start : start + 8] = True
+    return x.astype("float32"), kinds, is_event
+
+
+def test_learns_to_keep_the_event():
+    x, y, _ = events_in_silence(512, seed=0)
+    test_x, test_y, is_event = events_in_silence(256, seed=1)
+    accuracy = {}
+    for cls in (DiffRes, AvgPool):
+        layer = cls(reduction_rate=0.75)
+        model = classifier(layer, 40, 16)
+        compile_classifier(model)
+        model.fit(x, y, batch_size=32, epochs=25, verbose=0)
+        logs = model.evaluate(test_x, test_y, verbose=0, return_dict=True)
+        accuracy[cls] = logs["accuracy"]
+        if cls is DiffRes:
+            scores = to_numpy(layer.analyze(test_x)["scores"])
+    assert accuracy[DiffRes] > 0.95
+    assert accuracy[AvgPool] < 0.75
+    assert scores[is_event].mean() > 0.4
+    assert scores[is_event].mean() > 2 * scores[~is_event].mean()
