@@ -6,7 +6,7 @@ A class is injected where gin itself hands it over, as in
 
 import difflib
 import inspect
-import logging
+import os
 import pathlib
 import re
 
@@ -68,6 +68,9 @@ def _register():
             gin.external_configurable(configurable, module=module)
     for path in SEARCH_PATHS:
         gin.add_config_file_search_path(str(path))
+    # Gin's other reader takes `datasets/cifar10.gin` for a file of a Python
+    # package `datasets`, and imports that.
+    gin.config._FILE_READERS[:] = [(open, os.path.isfile)]
 
 
 _register()
@@ -82,15 +85,12 @@ def parse(files=(), bindings=()):
         bindings: strings like `"train.train.num_epochs = 10"`.
     """
     gin.clear_config()
-    # Gin logs each place where a file is not.
-    logging.disable(logging.CRITICAL)
     try:
         gin.parse_config_files_and_bindings(files, bindings)
+        _check_class_parameters()
         _pass_on_resnet_bindings()
     except (ValueError, OSError, SyntaxError, RuntimeError) as error:
         raise ConfigError(_explain(str(error))) from error
-    finally:
-        logging.disable(logging.NOTSET)
 
 
 def operative_config():
@@ -140,6 +140,33 @@ def _name(scope, selector, parameter):
     if selector == "gin.macro":
         return scope
     return f"{scope}/{selector}.{parameter}".removeprefix("/")
+
+
+def _check_class_parameters():
+    """Names typos that gin lets a class with `**kwargs` have."""
+    for (_, selector), parameters in gin.config._CONFIG.items():
+        configurable = gin.config._REGISTRY[selector].wrapped
+        if inspect.isclass(configurable):
+            known = _parameters(configurable)
+            for parameter in parameters:
+                if parameter not in known:
+                    raise ValueError(
+                        f"Configurable '{selector}' doesn't have a parameter "
+                        f"named '{parameter}'."
+                    )
+
+
+def _parameters(configurable):
+    """Names of parameters, for a class those of its base classes too."""
+    if not inspect.isclass(configurable):
+        return list(inspect.signature(configurable).parameters)
+    return [
+        name
+        for base in inspect.getmro(configurable)
+        if "__init__" in vars(base) and base is not object
+        for name in inspect.signature(base.__init__).parameters
+        if name not in ("self", "args", "kwargs")
+    ]
 
 
 def _pass_on_resnet_bindings():
@@ -199,11 +226,11 @@ def _explain(message):
         r"'(.+?)' doesn't have a parameter named '(.+?)'", message
     )
     if match:
-        names = [n for n in registered if n.endswith(match[1].split(".")[-1])]
         parameters = [
             parameter
-            for name in names
-            for parameter in inspect.signature(registered[name]).parameters
+            for name, configurable in registered.items()
+            if name.split(".")[-1] == match[1].split(".")[-1]
+            for parameter in _parameters(configurable)
         ]
         return message + _near(match[2], parameters)
     return message
