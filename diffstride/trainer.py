@@ -132,7 +132,7 @@ def train(
         network.compile(
             optimizer=_build_optimizer(optimizer, rate, network),
             loss=loss or _cross_entropy(network, data.num_classes),
-            # By weight: with several tasks, one knows others' examples as 0.
+            # Of several tasks, each gives the examples of others no weight.
             weighted_metrics=_metrics(metrics, data.num_classes),
             jit_compile=jit_compile,
         )
