@@ -1,6 +1,5 @@
-"""What happens beside the fit: records, checkpoints, refreshed sizes."""
+"""What happens beside the fit: refreshed sizes, records, a stop at NaN."""
 
-import dataclasses
 import functools
 import importlib.util
 import json
@@ -9,39 +8,11 @@ import pathlib
 import time
 
 import keras
-import numpy as np
-from absl import logging
 from keras import ops
 
 from diffstride import complexity
 from diffstride.base_pooling import BaseDiffStride
-from diffstride.checkpoints import (
-    model_arrays,
-    restore_model,
-    write_atomically,
-)
-
-
-@dataclasses.dataclass
-class Progress:
-    """Where a run is: what a checkpoint holds besides the variables.
-
-    Args:
-        epoch: Epochs done.
-        step: Steps done in the epoch under way.
-        seconds: Seconds spent in it.
-        history: One dict for each epoch done.
-        initial_strides: The learned strides before the first step, by layer.
-        best: The epoch with the best monitored value: its checkpoint's step
-            and the value, or None.
-    """
-
-    epoch: int = 0
-    step: int = 0
-    seconds: float = 0.0
-    history: list = dataclasses.field(default_factory=list)
-    initial_strides: dict = dataclasses.field(default_factory=dict)
-    best: dict | None = None
+from diffstride.checkpoints import write_atomically
 
 
 def learned_strides(model):
@@ -328,144 +299,22 @@ class TensorBoard(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         row = self._progress.history[-1]
-        layers = {
-            "strides": row["strides"],
-            "sizes": row["sizes"],
-            "macs": {
-                cost.name: [cost.macs]
-                for cost in self._recorder.costs
-                if cost.macs
-            },
-        }
-        with self._writers["train"].as_default(step=epoch):
-            for name, value in row.items():
-                if name not in layers and not name.startswith("val_"):
-                    self._summary.scalar(f"epoch_{name}", value)
-            self._summary.scalar("epoch_macs", row["macs"])
-            for name, values in layers.items():
-                for layer, numbers in values.items():
+        scalars = {"train": {}, "validation": {}}
+        for name, value in row.items():
+            if name.startswith("val_"):
+                scalars["validation"][f"epoch_{name[4:]}"] = value
+            elif isinstance(value, dict):
+                for layer, numbers in value.items():
                     for axis, number in enumerate(numbers):
-                        self._summary.scalar(f"{name}/{layer}/{axis}", number)
-        with self._writers["validation"].as_default(step=epoch):
-            for name, value in row.items():
-                if name.startswith("val_"):
-                    self._summary.scalar(f"epoch_{name[4:]}", value)
-        for writer in self._writers.values():
-            writer.flush()
-
-
-class Checkpointing(keras.callbacks.Callback):
-    """Saves the run after each epoch, within epochs, and before it is ended.
-
-    Args:
-        checkpoints: the `Checkpoints` of the run.
-        progress: the `Progress` of the run.
-        train_steps: integer. Steps in an epoch.
-        every: integer or None. Also save after so many steps of an epoch.
-        monitor: string. The logged value that tells the best epoch: a loss is
-            to be small, anything else large. None stands for the accuracy on
-            the test split or, where there is none, the loss.
-        signals: object whose `received` is the number of the signal that asks
-            to end, or None.
-    """
-
-    def __init__(
-        self, checkpoints, progress, train_steps, every, monitor, signals
-    ):
-        super().__init__()
-        self._checkpoints = checkpoints
-        self._progress = progress
-        self._train_steps = train_steps
-        self._every = every
-        self._monitor = monitor
-        self._signals = signals
-        self._metrics = None
-
-    def restore(self, model, arrays):
-        """Puts a model where it was, the metrics of an epoch half done too."""
-        restore_model(model, arrays, groups=("model", "optimizer"))
-        if self._progress.step:
-            restore_model(model, arrays, groups=("metrics",))
-            self._metrics = _values(model.metrics_variables)
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self._start_step = self._progress.step
-        self._began = time.monotonic() - self._progress.seconds
-        if self._metrics is not None:
-            # `fit` has just reset them.
-            for variable, value in zip(
-                self.model.metrics_variables, self._metrics, strict=True
-            ):
-                variable.assign(value)
-            self._metrics = None
-
-    def on_train_batch_begin(self, batch, logs=None):
-        self._progress.step = self._start_step + batch
-        if batch and self._every and self._progress.step % self._every == 0:
-            self._save()
-        self._end_if_asked()
-
-    def on_test_begin(self, logs=None):
-        self._progress.step = self._train_steps
-        # `evaluate` is about to reset them.
-        self._metrics = _values(self.model.metrics_variables)
-
-    def on_test_batch_begin(self, batch, logs=None):
-        self._end_if_asked()
-
-    def on_epoch_end(self, epoch, logs=None):
-        progress = self._progress
-        progress.epoch = epoch + 1
-        progress.step = 0
-        self._metrics = None
-        progress.best = self._better(progress.best, logs)
-        self._save(seconds=0.0)
-        self._end_if_asked(saved=True)
-
-    def _better(self, best, logs):
-        monitor = self._monitor
-        if monitor is None:
-            monitor = "val_accuracy" if "val_accuracy" in logs else "val_loss"
-        if monitor not in logs:
-            raise ValueError(
-                f"`monitor` must be one of {sorted(logs)}. "
-                f"Received: monitor={monitor!r}"
-            )
-        value = logs[monitor]
-        if best is not None:
-            sign = 1 if monitor.endswith("loss") else -1
-            if sign * value >= sign * best["value"]:
-                return best
-        step = self._progress.epoch * self._train_steps
-        return {"epoch": self._progress.epoch, "step": step, "value": value}
-
-    def _save(self, seconds=None):
-        progress = self._progress
-        progress.seconds = (
-            time.monotonic() - self._began if seconds is None else seconds
-        )
-        arrays = model_arrays(self.model)
-        if self._metrics is not None:
-            for index, value in enumerate(self._metrics):
-                arrays[f"metrics/{index}"] = value
-        if not all(np.isfinite(array).all() for array in arrays.values()):
-            return  # The loss will tell; the last good checkpoint stays.
-        self._checkpoints.save(
-            progress.epoch * self._train_steps + progress.step,
-            arrays,
-            dataclasses.asdict(progress),
-            best_step=progress.best and progress.best["step"],
-        )
-
-    def _end_if_asked(self, saved=False):
-        signal = self._signals.received
-        if signal is None:
-            return
-        if not saved:
-            self._save()
-        logging.info("Signal %d: checkpoint saved, training ends.", signal)
-        raise SystemExit(128 + signal)
-
-
-def _values(variables):
-    return [np.array(ops.convert_to_numpy(variable)) for variable in variables]
+                        scalars["train"][f"{name}/{layer}/{axis}"] = number
+            elif name != "epoch":
+                scalars["train"][f"epoch_{name}"] = value
+        for index, cost in enumerate(self._recorder.costs):
+            if cost.macs:
+                # Numbered, as layers of different blocks may share a name.
+                scalars["train"][f"macs/{index:03d}_{cost.name}"] = cost.macs
+        for split, values in scalars.items():
+            with self._writers[split].as_default(step=epoch):
+                for name, value in values.items():
+                    self._summary.scalar(name, value)
+            self._writers[split].flush()

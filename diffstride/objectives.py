@@ -95,3 +95,44 @@ class TopAccuracy(keras.metrics.MeanMetricWrapper):
 
     def get_config(self):
         return {"name": self.name, "dtype": self.dtype, "k": self.k}
+
+
+def cross_entropy(model, num_classes):
+    """The cross-entropy of a classifier, or one for each of its heads.
+
+    Args:
+        model: a Keras model. A head whose layer, the last one if there is but
+            one head, has no activation gives logits.
+        num_classes: integer, or a dict of one for each head.
+    """
+    layers = {layer.name: layer for layer in model.layers}
+
+    def loss(head):
+        layer = layers.get(head, model.layers[-1])
+        activation = getattr(layer, "activation", None)
+        return CrossEntropy(
+            from_logits=activation in (None, keras.activations.linear)
+        )
+
+    if isinstance(num_classes, dict):
+        return {head: loss(head) for head in num_classes}
+    return loss(None)
+
+
+def build_metrics(functions, num_classes):
+    """Fresh metrics of a classifier, or a list for each of its heads.
+
+    Args:
+        functions: list of functions that make a metric, or None for accuracy
+            and, with more than five classes, top-5 accuracy.
+        num_classes: integer, or a dict of one for each head.
+    """
+
+    def metrics(classes):
+        if functions is not None:
+            return [function() for function in functions]
+        return [TopAccuracy(k) for k in (1, 5) if k < classes]
+
+    if isinstance(num_classes, dict):
+        return {head: metrics(count) for head, count in num_classes.items()}
+    return metrics(num_classes)

@@ -14,7 +14,9 @@ from absl import logging
 from diffstride import callbacks as callbacks_lib
 from diffstride import complexity, objectives, plots
 from diffstride.checkpoints import (
+    Checkpointing,
     Checkpoints,
+    Progress,
     restore_model,
     write_atomically,
 )
@@ -131,9 +133,11 @@ def train(
             rate = rate(steps_per_epoch=data.train_steps, num_epochs=num_epochs)
         network.compile(
             optimizer=_build_optimizer(optimizer, rate, network),
-            loss=loss or _cross_entropy(network, data.num_classes),
+            loss=loss or objectives.cross_entropy(network, data.num_classes),
             # Of several tasks, each gives the examples of others no weight.
-            weighted_metrics=_metrics(metrics, data.num_classes),
+            weighted_metrics=objectives.build_metrics(
+                metrics, data.num_classes
+            ),
             jit_compile=jit_compile,
         )
         # Its state is there before a checkpoint is to fill it.
@@ -172,7 +176,7 @@ class _Run:
         self.workdir = pathlib.Path(workdir)
         self.verbose = verbose
         self.checkpoints = Checkpoints(self.workdir / "checkpoints", keep)
-        self.progress = callbacks_lib.Progress(
+        self.progress = Progress(
             initial_strides=callbacks_lib.learned_strides(model)
         )
 
@@ -205,7 +209,7 @@ class _Run:
         recorder = callbacks_lib.Recorder(
             progress, self.workdir / "history.jsonl", self.data.input_shape
         )
-        checkpointing = callbacks_lib.Checkpointing(
+        checkpointing = Checkpointing(
             self.checkpoints,
             progress,
             train_steps,
@@ -336,32 +340,6 @@ def _build_optimizer(optimizer, rate, model):
             var_list=[v for v in model.trainable_variables if len(v.shape) < 2]
         )
     return optimizer
-
-
-def _cross_entropy(model, num_classes):
-    layers = {layer.name: layer for layer in model.layers}
-
-    def loss(head):
-        layer = layers.get(head, model.layers[-1])
-        activation = getattr(layer, "activation", None)
-        return objectives.CrossEntropy(
-            from_logits=activation in (None, keras.activations.linear)
-        )
-
-    if isinstance(num_classes, dict):
-        return {head: loss(head) for head in num_classes}
-    return loss(None)
-
-
-def _metrics(functions, num_classes):
-    def metrics(classes):
-        if functions is not None:
-            return [function() for function in functions]
-        return [objectives.TopAccuracy(k) for k in (1, 5) if k < classes]
-
-    if isinstance(num_classes, dict):
-        return {head: metrics(count) for head, count in num_classes.items()}
-    return metrics(num_classes)
 
 
 def _distribution(devices):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import tiny
 
-from diffstride import callbacks, plots, schedules, trainer
-from diffstride.checkpoints import Checkpoints
+from diffstride import plots, schedules, trainer
+from diffstride.checkpoints import Checkpointing, Checkpoints, Progress
 from diffstride.data.dataset import Batches, Dataset
 
 
@@ -118,6 +118,29 @@ def test_a_whole_run(tmp_path, capsys):
     accuracies = [row["val_accuracy"] for row in history]
     assert best["epoch"] == 1 + int(np.argmax(accuracies))
     np.testing.assert_allclose(best["accuracy"], max(accuracies), rtol=1e-6)
+
+
+@pytest.mark.tensorflow
+def test_tensorboard(tmp_path):
+    pytest.importorskip("tensorboard")
+    import tensorflow as tf
+
+    (row,) = train(tmp_path)
+    values = {}
+    for path in (tmp_path / "tensorboard").rglob("events*"):
+        for record in tf.data.TFRecordDataset(str(path)):
+            event = tf.compat.v1.Event.FromString(record.numpy())
+            for value in event.summary.value:
+                tag = f"{path.parent.name}/{value.tag}"
+                values[tag] = float(tf.make_ndarray(value.tensor))
+    stride, _ = row["strides"]["pooling"]
+    assert values["train/strides/pooling/0"] == np.float32(stride)
+    assert values["train/sizes/pooling/1"] == 16
+    assert values["validation/epoch_loss"] == np.float32(row["val_loss"])
+    assert values["train/epoch_learning_rate"] == np.float32(0.01)
+    assert sum(
+        value for tag, value in values.items() if tag.startswith("train/macs/")
+    ) == np.float32(row["macs"])
 
 
 def two_heads():
@@ -249,8 +272,8 @@ def test_errors(tmp_path):
         train(tmp_path, eval_checkpoint="worst")
     with pytest.raises(FileNotFoundError, match="no checkpoint to evaluate"):
         train(tmp_path, mode="eval")
-    checkpointing = callbacks.Checkpointing(
-        None, callbacks.Progress(), 1, None, "val_acuracy", None
+    checkpointing = Checkpointing(
+        None, Progress(), 1, None, "val_acuracy", None
     )
     with pytest.raises(ValueError, match="`monitor` must be one of.*acuracy"):
         checkpointing.on_epoch_end(0, {"val_accuracy": 1.0})
