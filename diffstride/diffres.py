@@ -241,12 +241,17 @@ class DiffRes(BaseFrameReduction):
     def _channels(self):
         return len(self.features)
 
-    def _warp(self, spectrogram, output_frames, training):
+    def _importance(self, spectrogram, training):
+        """Eq. 3: the importance of each frame, between zero and one."""
         x = spectrogram
         for block in self._network:
             x = block(x, training=training)
-        scores = ops.sigmoid(ops.cast(x[..., 0], "float32"))
-        scores = warping.rescale_scores(scores, output_frames, self.fill_up)
+        return ops.sigmoid(ops.cast(x[..., 0], "float32"))
+
+    def _warp(self, spectrogram, output_frames, training):
+        scores = warping.rescale_scores(
+            self._importance(spectrogram, training), output_frames, self.fill_up
+        )
         warp = warping.warp(
             scores, output_frames, self.fill_up, self.split_frames
         )

@@ -1,0 +1,245 @@
+#!/usr/bin/env python3
+"""Times DiffRes against average pooling and a dense implementation.
+
+    python scripts/benchmark_diffres.py
+    KERAS_BACKEND=jax python scripts/benchmark_diffres.py --frames 1000 3000
+
+The layers take the same spectrograms of `--frames` frames and leave a quarter
+of them. They take turns within each of `--repeats` rounds, and the medians over
+the rounds are compared, so that a busy machine slows all of them alike.
+"forward" is the layer, "training" the layer and its gradient to input and
+weights. Memory is what a process that trains the layer takes at its peak,
+beyond what it took with the data at hand.
+
+`dense` computes the warp matrix, output frames times frames, as the released
+code of the paper does, from Eq. 5 and the vectorized Algorithm 1 of appendix
+A.5. `warp` and `dense warp` leave out the network that scores the frames, which
+is common to both.
+"""
+
+import argparse
+import json
+import pathlib
+
+import keras
+import measure
+import numpy as np
+from keras import ops
+
+from diffstride import warping
+from diffstride.diffres import AvgPool, DiffRes
+
+MELS = 128
+REDUCTION_RATE = 0.75
+
+
+def dense_warp_matrix(scores, output_frames):
+    """Eq. 5 and Eqs. 9 to 12 of the paper, (batch, output frames, frames)."""
+    sums = ops.cumsum(scores, axis=1)[:, None]
+    outputs = ops.arange(output_frames, dtype="float32")[None, :, None]
+    is_there = ops.logical_and(sums > outputs, sums <= outputs + 1)
+    matrix = ops.where(is_there, scores[:, None], 0.0)
+    missing = ops.cumsum(1 - ops.sum(matrix, axis=2), axis=1)[..., None]
+    steps = ops.sign(matrix)
+    steps = steps[:, :, 1:] - steps[:, :, :-1]
+    steps = ops.pad(steps, [[0, 0], [0, 0], [1, 0]])
+    added = missing * ops.relu(-steps)
+    taken = missing[:, :-1] * ops.relu(steps[:, 1:])
+    return added - ops.pad(taken, [[0, 0], [1, 0], [0, 0]]) + matrix
+
+
+class DenseDiffRes(DiffRes):
+    """DiffRes by products with the warp matrix."""
+
+    def _features(self, spectrogram, output_frames, training):
+        scores = warping.rescale_scores(
+            self._importance(spectrogram, training), output_frames
+        )
+        linear = self._to_linear(spectrogram)
+        self._record(*self._statistics(scores, linear, output_frames), training)
+        matrix = dense_warp_matrix(scores, output_frames)
+        encoding = warping.sinusoidal_encoding(*ops.shape(spectrogram)[1:])
+        rows = ops.ceil(ops.cumsum(scores, axis=1)) - 1
+        rows = ops.clip(ops.cast(rows, "int32"), 0, output_frames - 1)
+        warp = warping.Warp(rows, scores, ops.zeros_like(scores))
+        highest = warping.weighted_max(linear, scores, warp, output_frames)
+        return [
+            self._from_linear(ops.matmul(matrix, linear), linear),
+            self._from_linear(
+                highest / warping.rate(scores, output_frames), linear
+            ),
+            ops.matmul(matrix, ops.convert_to_tensor(encoding)),
+        ]
+
+
+class WithoutNetwork:
+    """Takes the first mel channel for the importance of the frames."""
+
+    def _importance(self, spectrogram, training):
+        return ops.sigmoid(spectrogram[..., 0])
+
+
+class Warp(WithoutNetwork, DiffRes):
+    pass
+
+
+class DenseWarp(WithoutNetwork, DenseDiffRes):
+    pass
+
+
+LAYERS = {
+    "AvgPool": AvgPool,
+    "DiffRes": DiffRes,
+    "dense": DenseDiffRes,
+    "warp": Warp,
+    "dense warp": DenseWarp,
+}
+
+
+def make_steps(name, batch_size, frames):
+    """Functions that run the layer, and the layer with its gradients."""
+    x = np.random.default_rng(0).normal(-4, 2, (batch_size, frames, MELS))
+    x = ops.convert_to_tensor(x.astype("float32"))
+    layer = LAYERS[name](reduction_rate=REDUCTION_RATE)
+    layer.build(x.shape)
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        forward = tf.function(lambda x: layer(x))
+
+        @tf.function
+        def training(x):
+            weights = [w.value for w in layer.trainable_weights]
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                loss = tf.reduce_sum(tf.square(layer(x, training=True)))
+            return tape.gradient(
+                loss, [x, *weights], unconnected_gradients="zero"
+            )
+
+        def wait(tensors):
+            # The functions are synchronous on a CPU; a GPU has to be asked.
+            [t[:0].numpy() for t in tensors]
+
+        return lambda: wait([forward(x)]), lambda: wait(training(x))
+
+    import jax
+
+    weights = [w.value for w in layer.trainable_variables]
+    state = [w.value for w in layer.non_trainable_variables]
+
+    def call(x, weights, training=False):
+        return layer.stateless_call(weights, state, x, training=training)[0]
+
+    forward = jax.jit(call)
+    training = jax.jit(
+        jax.grad(lambda x, w: ops.sum(ops.square(call(x, w, True))), (0, 1))
+    )
+    return (
+        lambda: jax.block_until_ready(forward(x, weights)),
+        lambda: jax.block_until_ready(training(x, weights)),
+    )
+
+
+def time_layers(batch_size, frames, repeats):
+    """Median milliseconds of each layer, forward and in training."""
+    steps = {name: make_steps(name, batch_size, frames) for name in LAYERS}
+    forward, training = (
+        measure.median_milliseconds(
+            {name: pair[index] for name, pair in steps.items()}, repeats
+        )
+        for index in (0, 1)
+    )
+    return {
+        name: {"forward_ms": forward[name], "training_ms": training[name]}
+        for name in steps
+    }
+
+
+def added_memory(name, batch_size, frames):
+    """Peak memory in MiB that training the layer adds, in this process."""
+    # What starting to compute costs, whatever the layer, is paid beforehand.
+    make_steps(name, 1, 16)[1]()
+    _, training = make_steps(name, batch_size, frames)
+    return measure.added_memory(training)
+
+
+def print_table(batch_size, frames, rows):
+    left = warping.reduced_frames(frames, REDUCTION_RATE)
+    print(f"\n{batch_size} clips of {frames} frames to {left}, {MELS} mels")
+    columns = list(next(iter(rows.values())))
+    print(f"{'layer':12}" + "".join(f"{c:>14}" for c in columns))
+    for name, row in rows.items():
+        print(f"{name:12}" + "".join(f"{row[c]:14.1f}" for c in columns))
+
+
+def summarize(results):
+    """The ratios that matter, by the number of frames."""
+    summary = {}
+    for column in next(iter(results.values()))["DiffRes"]:
+        for above, below in [
+            ("dense", "DiffRes"),
+            ("dense warp", "warp"),
+            ("DiffRes", "AvgPool"),
+        ]:
+            summary[f"{column}, {above} / {below}"] = {
+                frames: rows[above][column] / max(rows[below][column], 1e-3)
+                for frames, rows in results.items()
+            }
+        for name in ("DiffRes", "dense"):
+            summary[f"{column} per 1000 frames, {name}"] = {
+                frames: rows[name][column] * 1000 / frames
+                for frames, rows in results.items()
+            }
+    return summary
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--frames", nargs="+", type=int, default=[1000, 3000, 10_000]
+    )
+    parser.add_argument("--batch_size", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--no_memory", action="store_true")
+    parser.add_argument("--json", type=pathlib.Path, help="file to write")
+    parser.add_argument("--memory_of", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.memory_of:
+        print(added_memory(args.memory_of, args.batch_size, args.frames[0]))
+        return
+    results = {}
+    for frames in args.frames:
+        rows = time_layers(args.batch_size, frames, args.repeats)
+        if not args.no_memory:
+            for name, row in rows.items():
+                row["memory_mib"] = measure.number_from_process(
+                    *("--memory_of", name, "--frames", frames),
+                    *("--batch_size", args.batch_size),
+                )
+        print_table(args.batch_size, frames, rows)
+        results[frames] = rows
+    summary = summarize(results)
+    print(f"\n{'frames':40}" + "".join(f"{n:>10}" for n in results))
+    for name, row in summary.items():
+        print(f"{name:40}" + "".join(f"{v:10.2f}" for v in row.values()))
+    if args.json:
+        args.json.write_text(
+            json.dumps(
+                {
+                    "backend": keras.backend.backend(),
+                    "batch_size": args.batch_size,
+                    "repeats": args.repeats,
+                    "results": results,
+                    "summary": summary,
+                },
+                indent=2,
+            )
+        )
+
+
+if __name__ == "__main__":
+    main()
