@@ -1,0 +1,237 @@
+"""The classifier with attention heads: pooling, parameters, weights, inputs."""
+
+import gradients
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from diffstride.audio_tagger import AttentionPooling, audio_tagger
+from diffstride.diffres import AvgPool, DiffRes
+from diffstride.frontend import LogMelSpectrogram
+
+TINY = {
+    "variant": "b0",
+    "num_output_classes": 5,
+    "width_coefficient": 0.1,
+    "depth_coefficient": 0.1,
+}
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def built_pooling(x, **kwargs):
+    """A pooling with random weights, biases too."""
+    layer = AttentionPooling(3, **kwargs)
+    layer.build(x.shape)
+    for seed, weight in enumerate(layer.weights):
+        weight.assign(gradients.random(weight.shape, seed + 1))
+    return layer
+
+
+@pytest.mark.parametrize("activation", ("sigmoid", None))
+def test_attention_pooling(activation):
+    x = gradients.random((2, 4, 7, 6))
+    layer = built_pooling(x, num_heads=2, activation=activation)
+    found = ops.convert_to_numpy(layer(x))
+
+    steps = x.mean(axis=1)
+    expected = np.zeros((2, 3))
+    for head in range(2):
+        attention, classes = (
+            steps @ ops.convert_to_numpy(dense.kernel)[:, head]
+            + ops.convert_to_numpy(dense.bias)[head]
+            for dense in (layer._attention, layer._classifier)
+        )
+        attention = sigmoid(attention)
+        attention = attention / attention.sum(axis=1, keepdims=True)
+        if activation == "sigmoid":
+            classes = sigmoid(classes)
+        weight = ops.convert_to_numpy(layer.head_weights)[head]
+        expected += weight * (attention * classes).sum(axis=1)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_attention_pooling_of_channels_first():
+    x = gradients.random((2, 4, 7, 6))
+    last = built_pooling(x)
+    first = AttentionPooling(3, data_format="channels_first")
+    first.build((2, 6, 4, 7))
+    first.set_weights(last.get_weights())
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(first(x.transpose(0, 3, 1, 2))),
+        ops.convert_to_numpy(last(x)),
+        atol=1e-6,
+    )
+
+
+def test_attention_that_vanishes_is_uniform():
+    x = gradients.random((2, 4, 7, 6))
+    layer = built_pooling(x, activation=None)
+    layer._attention.kernel.assign(ops.zeros((6, 4, 3)))
+    layer._attention.bias.assign(ops.full((4, 3), -200.0))
+    uniform = ops.convert_to_numpy(layer(x))
+    layer._attention.bias.assign(ops.zeros((4, 3)))
+    np.testing.assert_allclose(
+        uniform, ops.convert_to_numpy(layer(x)), atol=1e-5
+    )
+
+
+def test_probabilities_at_the_start():
+    x = gradients.random((2, 4, 7, 6))
+    layer = AttentionPooling(3)
+    found = ops.convert_to_numpy(layer(x))
+    assert np.all((found > 0) & (found < 1))
+    np.testing.assert_array_equal(
+        ops.convert_to_numpy(layer.head_weights), [0.25] * 4
+    )
+
+
+@pytest.mark.parametrize(
+    "variant,trunk,features",
+    # What keras.applications has without its top, but for the normalization.
+    [("b0", 4_007_548, 1280), ("b2", 7_700_994, 1408)],
+)
+def test_parameters(variant, trunk, features):
+    model = audio_tagger(variant, input_shape=(None, 128, 3))
+    parameters = sum(int(np.prod(w.shape)) for w in model.trainable_weights)
+    heads = 4 * 2 * (features + 1) * 527 + 4
+    assert parameters == trunk + heads
+    if variant == "b2":
+        assert round(parameters / 1e6, 1) == 13.6
+
+
+def test_weights_of_keras_applications():
+    source = keras.applications.EfficientNetB0(
+        weights=None, include_top=False, input_shape=(32, 64, 3)
+    )
+    for seed, weight in enumerate(source.weights):
+        # Whatever the initial values, of a size that keeps activations alive.
+        weight.assign(np.abs(gradients.random(weight.shape, seed)) * 0.1 + 0.01)
+    model = audio_tagger(
+        "b0", 5, input_shape=(64, 32, 3), weights=source, output_activation=None
+    )
+    trunk = model.get_layer("efficientnetb0")
+    for layer in trunk.layers:
+        if layer.weights:
+            for one, other in zip(
+                layer.get_weights(),
+                source.get_layer(layer.name).get_weights(),
+                strict=True,
+            ):
+                np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("output_activation", ("sigmoid", "softmax", None))
+def test_output_activations(output_activation):
+    model = audio_tagger(
+        **TINY, input_shape=(40, 32), output_activation=output_activation
+    )
+    x = gradients.random((3, 40, 32))
+    found = model.predict(x, verbose=0)
+    assert found.shape == (3, 5) and found.dtype == "float32"
+    if output_activation is not None:
+        assert np.all((found > 0) & (found < 1))
+    sums_to_one = np.allclose(found.sum(axis=1), 1, atol=1e-5)
+    assert sums_to_one == (output_activation == "softmax")
+
+
+def test_spectrograms_of_one_channel_are_repeated():
+    x = gradients.random((2, 40, 32))
+    two_axes = audio_tagger(**TINY, input_shape=(None, 32))
+    three_axes = audio_tagger(**TINY, input_shape=(None, 32, 3))
+    three_axes.set_weights(two_axes.get_weights())
+    np.testing.assert_allclose(
+        two_axes.predict(x, verbose=0),
+        three_axes.predict(np.repeat(x[..., None], 3, axis=-1), verbose=0),
+        atol=1e-6,
+    )
+
+
+def frontend(name):
+    return LogMelSpectrogram(num_mels=32, name=name)
+
+
+@pytest.mark.parametrize(
+    "frame_reduction",
+    [
+        DiffRes(output_frames=40),
+        lambda name: DiffRes(reduction_rate=0.5, name=name),
+        {
+            "class_name": "diffstride>AvgPool",
+            "config": {"reduction_rate": 0.5, "name": "frame_reduction"},
+        },
+    ],
+    ids=("layer", "function", "config"),
+)
+def test_from_waveform_to_label(frame_reduction, tmp_path):
+    model = audio_tagger(
+        **TINY,
+        input_shape=(8000,),
+        frontend=frontend,
+        augmentation=keras.layers.GaussianNoise(0.1),
+        frame_reduction=frame_reduction,
+    )
+    kinds = [type(layer) for layer in model.layers]
+    assert kinds[1:3] == [LogMelSpectrogram, keras.layers.GaussianNoise]
+    assert kinds[3] in (DiffRes, AvgPool)
+    x = gradients.random((2, 8000)) * 0.1
+    model.save(tmp_path / "model.keras")
+    copy = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(
+        copy.predict(x, verbose=0), model.predict(x, verbose=0)
+    )
+
+
+def test_every_weight_learns_in_fit():
+    model = audio_tagger(
+        **TINY,
+        input_shape=(40, 32),
+        frame_reduction=DiffRes(reduction_rate=0.5),
+    )
+    model.compile(
+        keras.optimizers.SGD(0.1),
+        "binary_crossentropy",
+        metrics=[keras.metrics.AUC(curve="PR", multi_label=True)],
+    )
+    before = [np.array(weight) for weight in model.trainable_weights]
+    x = gradients.random((4, 40, 32))
+    y = (gradients.random((4, 5)) > 0).astype("float32")
+    history = model.fit(x, y, verbose=0).history
+    assert {"guide_loss", "activeness"} <= set(history)
+    for old, weight in zip(before, model.trainable_weights, strict=True):
+        assert np.any(old != np.array(weight)), weight.path
+
+
+def test_mixed_precision():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    model = audio_tagger(
+        **TINY,
+        input_shape=(40, 32),
+        frame_reduction=DiffRes(reduction_rate=0.5),
+    )
+    found = model(gradients.random((2, 40, 32)))
+    assert keras.backend.standardize_dtype(found.dtype) == "float32"
+    assert np.isfinite(ops.convert_to_numpy(found)).all()
+
+
+@pytest.mark.parametrize(
+    "error,kwargs,message",
+    [
+        (ValueError, {"output_activation": "tanh"}, "`output_activation` must"),
+        (ValueError, {"input_shape": (1, 2, 3, 4)}, "`input_shape` must"),
+        (
+            TypeError,
+            {"input_shape": (None,), "frontend": 3},
+            "`frontend` must be a Keras layer",
+        ),
+        (TypeError, {"frame_reduction": 2}, "`frame_reduction` must be"),
+        (ValueError, {"num_heads": 0}, "`num_heads` must be"),
+        (ValueError, {"num_output_classes": 2.5}, "`num_classes` must be"),
+    ],
+)
+def test_arguments_are_checked(error, kwargs, message):
+    with pytest.raises(error, match=message + "(.|\n)*Received: "):
+        audio_tagger(**{**TINY, "input_shape": (40, 32), **kwargs})
