@@ -134,7 +134,7 @@ def window_weights(
         out_size,
         window(positions - _float32(shift_above), end, ramp_length),
         window(positions - _float32(shift_below), end, ramp_length),
-        first_odd_bin=_int32(xp.floor(end - ramp_length)) + 1,
+        first_odd_bin=_int32(xp.ceil(end - ramp_length)),
         count=odd_count(smoothness_factor),
     )
 

@@ -186,6 +186,7 @@ def test_graph_of_unknown_sizes_in_1d_and_3d(symmetric):
         ((64, 65), (2.21, 3.83), {"data_format": "channels_first"}),
         ((16, 12), (1.37, 2.21), {"cropping": False}),
         ((7, 9), (1.37, 2.21), {"cropping": False, "smoothness_factor": 2}),
+        ((20, 16), (2.0, 2.0), {"cropping": False, "smoothness_factor": 0}),
         ((9, 8), (2.2, 1.37), {"symmetric": True}),
         ((8, 9), (2.2, 1.37), {"symmetric": True, "cropping": False}),
         ((16, 7), (2.2, 1.37), {"ramp": "inside", "smoothness_factor": 10}),
