@@ -44,7 +44,9 @@ class RefreshSizes(keras.callbacks.Callback):
     Example:
 
     ```python
-    model.fit(x, y, callbacks=[diffstride.callbacks.RefreshSizes()])
+    from diffstride.callbacks import RefreshSizes
+
+    model.fit(x, y, callbacks=[RefreshSizes()])
     ```
     """
 
@@ -52,7 +54,7 @@ class RefreshSizes(keras.callbacks.Callback):
 
     def __init__(self, every="epoch"):
         super().__init__()
-        if every != "epoch" and not (isinstance(every, int) and every > 0):
+        if every != "epoch" and (type(every) is not int or every < 1):
             raise ValueError(
                 "`every` must be 'epoch' or a positive integer. "
                 f"Received: every={every}"
@@ -60,7 +62,8 @@ class RefreshSizes(keras.callbacks.Callback):
         self.every = every
         # Once an epoch, Keras need not wait for the result of each step.
         self.async_safe = every == "epoch"
-        self.compilations = 1
+        self.compilations = 0
+        self._train_function = None
         # Pairs of the sizes that a graph was built with, by layer, and the
         # functions compiled from it.
         self._kept = []
@@ -78,7 +81,19 @@ class RefreshSizes(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         # An interrupted run goes on with the same steps.
         self._steps = int(ops.convert_to_numpy(self.model.optimizer.iterations))
+        if self.model.train_function is not self._train_function:
+            self._start_anew()
         self._replace_functions(self._built_sizes())
+
+    def _start_anew(self):
+        """Forgets functions of an earlier `model.compile`."""
+        self._kept = []
+        self.compilations += 1
+        for name in self._FUNCTIONS:
+            if getattr(self.model, name) is not None:
+                setattr(self.model, name, None)
+                self._make(name)
+        self._train_function = self.model.train_function
 
     def on_test_begin(self, logs=None):
         self._replace_functions(self._built_sizes())
@@ -127,6 +142,7 @@ class RefreshSizes(keras.callbacks.Callback):
             setattr(model, name, function)
             if in_use:
                 self._make(name)
+        self._train_function = model.train_function
 
     def _make(self, name):
         # JAX knows a function by equality. Every `model.train_step` equals the
@@ -214,7 +230,7 @@ class Recorder(keras.callbacks.Callback):
         self._input_shape = input_shape
         self.costs = None
 
-    def rewind(self):
+    def write(self):
         """Makes the file say what the progress says, and no more."""
         lines = [json.dumps(row) + "\n" for row in self._progress.history]
         write_atomically(
@@ -262,8 +278,7 @@ class Recorder(keras.callbacks.Callback):
             "images_per_second": round(self._images_per_second, 1),
         }
         self._progress.history.append(row)
-        with open(self._path, "a") as file:
-            file.write(json.dumps(row) + "\n")
+        self.write()
 
 
 def tensorboard_is_installed():

@@ -34,9 +34,12 @@ def write_atomically(path, write):
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise
+        reason = error.strerror or error
+        raise OSError(
+            error.errno, f"{path} could not be written: {reason}."
+        ) from error
     directory = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(directory)  # The new name, too, is on the disk.
@@ -124,13 +127,13 @@ class Checkpoints:
             )
         except OSError as error:
             raise OSError(
-                error.errno,
-                f"The checkpoint {path} could not be written "
-                f"({error.strerror}). {self._where_it_goes_on()}",
+                error.errno, f"{error.strerror} {self._where_it_goes_on()}"
             ) from error
         for old in self.steps()[: -self.keep]:
             if old != best_step:
                 self.path(old).unlink(missing_ok=True)
+        for unfinished in self.directory.glob("*.tmp"):
+            unfinished.unlink()  # Left by a kill.
         return path
 
     def load(self, step=None):

@@ -225,13 +225,15 @@ class _Run:
             )
         # Sizes for the next epoch belong into the checkpoint after this one.
         beside += [*callbacks, checkpointing]
-        # Keras makes the variables of metrics with the first batch, for which
-        # `fit` under JAX may take one from the training data.
-        self.model.evaluate(self.data.test(), steps=1, verbose=0)
         loaded = self.checkpoints.load()
         if loaded:
             arrays, state = loaded
             vars(progress).update(state)
+        if progress.step or keras.backend.backend() == "jax":
+            # Keras makes the variables of metrics with the first batch; `fit`
+            # under JAX may take one from the training data for it.
+            self.model.evaluate(self.data.test(), steps=1, verbose=0)
+        if loaded:
             checkpointing.restore(self.model, arrays)
             self.model.test_function = None  # It may have had other sizes.
             logging.info(
@@ -239,7 +241,7 @@ class _Run:
                 progress.epoch,
                 progress.step,
             )
-        recorder.rewind()
+        recorder.write()
         # One list for all calls of `fit`, each of which trains one epoch.
         callback_list = keras.callbacks.CallbackList(
             beside,

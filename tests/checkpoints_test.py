@@ -36,10 +36,13 @@ def test_loads_what_was_saved(checkpoints):
         np.testing.assert_array_equal(loaded[name], array)
 
 
-def test_keeps_the_latest_and_the_best(checkpoints):
+def test_keeps_the_latest_and_the_best(checkpoints, tmp_path):
     for step, best in [(1, 1), (2, 2), (3, 2), (4, 2), (5, 2)]:
+        (tmp_path / "checkpoints").mkdir(exist_ok=True)
+        (tmp_path / "checkpoints" / "checkpoint-9.npz.tmp").write_bytes(b"PK")
         checkpoints.save(step, arrays(step), {}, best_step=best)
     assert checkpoints.steps() == [2, 4, 5]
+    assert len(os.listdir(checkpoints.directory)) == 3
     checkpoints.save(6, arrays(6), {}, best_step=6)
     assert checkpoints.steps() == [5, 6]
     assert checkpoints.load(step=5)[0]["count"] == 5
