@@ -275,7 +275,6 @@ def test_loading_into_a_model_in_use(tmp_path):
         *used.fit(x, y, verbose=0, callbacks=[refresh]).history["loss"],
     ]:
         np.testing.assert_allclose(loss, np.mean(expected**2), rtol=1e-5)
-    assert refresh.compilations == 2
 
 
 def test_clone_model():
