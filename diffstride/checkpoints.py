@@ -347,8 +347,13 @@ class Checkpointing(keras.callbacks.Callback):
         if self._metrics is not None:
             for index, value in enumerate(self._metrics):
                 arrays[f"metrics/{index}"] = value
-        if not all(np.isfinite(array).all() for array in arrays.values()):
-            return  # The loss will tell; the last good checkpoint stays.
+        for variable in self.model.trainable_variables:
+            if not np.isfinite(_to_numpy(variable)).all():
+                # The next loss will not be finite and will end the run.
+                logging.warning(
+                    "No checkpoint: `%s` is not finite.", variable.path
+                )
+                return
         self._checkpoints.save(
             progress.epoch * self._train_steps + progress.step,
             arrays,
