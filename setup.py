@@ -15,8 +15,6 @@ VERSION = re.search(
 AUDIO = ["soundfile>=0.12"]
 JAX = ["jax>=0.4.30"]
 PLOT = ["matplotlib>=3.7"]
-# Sweep files are TOML, which Python reads by itself from 3.11 on.
-SWEEP = ["tomli>=2; python_version < '3.11'"]
 TENSORBOARD = ["tensorboard>=2.18"]
 
 setup(
@@ -37,19 +35,19 @@ setup(
         "numpy>=1.26",
         "tensorflow>=2.18",
         "tensorflow-datasets>=4.9.4",
+        # Sweep files are TOML, which Python reads by itself from 3.11 on.
+        "tomli>=2; python_version < '3.11'",
     ],
     extras_require={
         "audio": AUDIO,
         "gpu": ["tensorflow[and-cuda]>=2.18"],
         "jax": JAX,
         "plot": PLOT,
-        "sweep": SWEEP,
         "tensorboard": TENSORBOARD,
         "test": [
             *AUDIO,
             *JAX,
             *PLOT,
-            *SWEEP,
             "librosa>=0.10",
             "pytest>=8.0",
             "pytest-xdist>=3.5",

@@ -104,7 +104,8 @@ class BaseSpectralPooling(keras.layers.Layer):
         if not keras.backend.is_float_dtype(dtype):
             raise TypeError(
                 f"`inputs` of layer '{self.name}' must have a floating-point "
-                f"dtype. Received: inputs.dtype={dtype}"
+                "dtype: cast or rescale them first, for instance with "
+                f"`keras.layers.Rescaling`. Received: inputs.dtype={dtype}"
             )
 
     def compute_output_shape(self, input_shape):
@@ -278,7 +279,9 @@ class BaseDiffStride(BaseSpectralPooling):
         strides = ops.convert_to_tensor(self._strides)
         if not self.cropping:
             out_sizes = sizes
-        elif self._static:
+        elif self._static and all(isinstance(size, int) for size in sizes):
+            # A note of what the graph under construction relies on. A graph of
+            # unknown sizes computes them, and needs no refresh.
             out_sizes = self.built_sizes[sizes] = self._output_sizes(sizes)
         else:
             out_sizes = self._sizes_from(ops.stop_gradient(strides), sizes)

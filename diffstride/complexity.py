@@ -11,9 +11,11 @@ import typing
 
 import keras
 import numpy as np
+from keras import ops
 
 from diffstride import spectral
 from diffstride.base_pooling import BaseDiffStride, BaseSpectralPooling
+from diffstride.validation import is_number
 
 
 def complexity(strides):
@@ -40,7 +42,11 @@ def complexity(strides):
 
 
 def learned_layers(model):
-    """The DiffStride layers of a model in order of depth, each once."""
+    """The DiffStride layers of a model, each once.
+
+    They come in the order in which Keras lists the layers: that of depth in a
+    Sequential or Functional model, that of attributes in a subclassed one.
+    """
     return [
         layer
         for layer in model._flatten_layers()
@@ -57,10 +63,11 @@ def strides_of(layer):
 def add_complexity_loss(model, weight):
     """Adds `weight` times Eq. 6 to the loss of a built model.
 
-    The sum couples the strides of all layers, while Keras knows regularizers of
-    one weight each: it is attached to the strides of one layer and reads those
-    of the others. It belongs to the training, not to the model: it is not
-    saved, and is to be added again to a model that was loaded.
+    The sum couples the strides of all layers (see `learned_layers` for their
+    order), while Keras knows regularizers of one weight each: it counts with
+    the first layer whose strides are trained, and reads those of the others.
+    It belongs to the training, not to the model: it is not saved, and is to be
+    added again to a model that was loaded.
 
     Args:
         model: a built Keras model with DiffStride layers.
@@ -70,27 +77,32 @@ def add_complexity_loss(model, weight):
 
     >>> model = keras.Sequential([keras.Input((32, 32, 3)), DiffStride(2)])
     >>> add_complexity_loss(model, weight=0.1)
-    >>> round(float(model.losses[0]), 3)
+    >>> round(float(sum(model.losses)), 3)
     0.025
     """
-    if not isinstance(weight, (int, float)) or not 0 <= weight < math.inf:
+    if not is_number(weight) or not 0 <= weight < math.inf:
         raise ValueError(
             "`weight` must be a finite number of 0 or more. "
             f"Received: weight={weight}"
         )
     layers = learned_layers(model)
-    trained = [layer for layer in layers if layer.built and layer.trainable]
-    if not trained:
+    if not all(layer.built for layer in layers) or not any(
+        layer.trainable for layer in layers
+    ):
         raise ValueError(
             "`model` must be built and have DiffStride layers whose strides "
             f"are trained. Received: model={model.name}, with "
             f"{len(layers)} DiffStride layers"
         )
 
-    def regularizer(_):
+    def regularizer(of_layer):
+        trained = [layer for layer in layers if layer.trainable]
+        if of_layer is not trained[0]:
+            return ops.zeros(())
         return weight * complexity([strides_of(layer) for layer in layers])
 
-    trained[0].strides.regularizer = regularizer
+    for layer in layers:
+        layer.strides.regularizer = lambda _, layer=layer: regularizer(layer)
 
 
 class LayerCost(typing.NamedTuple):
@@ -110,7 +122,7 @@ def layer_costs(model, input_shape=None):
 
     Eq. 6 leaves out the margin of the windows, and knows no channels. This
     sends one example through the model and counts what convolutions, dense
-    layers and spectral layers do with it.
+    layers and spectral layers do with it; others count as nothing.
 
     Args:
         model: a Keras model with one input.
@@ -129,11 +141,12 @@ def layer_costs(model, input_shape=None):
     972
     """
     if input_shape is None:
-        input_shape = model.input_shape[1:]
-    if None in input_shape:
+        input_shape = getattr(model, "input_shape", (None, None))[1:]
+    if not all(isinstance(size, int) for size in input_shape):
         raise ValueError(
-            "`input_shape` must be given for a model that takes inputs of any "
-            f"size. Received: input_shape={tuple(input_shape)}"
+            "`input_shape` must be given, as integers, unless the model has "
+            "one input of a known size. Received: "
+            f"input_shape={tuple(input_shape)}"
         )
     costs = []
     with contextlib.ExitStack() as stack:

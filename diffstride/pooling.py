@@ -209,7 +209,8 @@ class DiffStride(BaseDiffStride):
         smoothness_factor: number of 0 or more. Length of the ramp of the
             window, in frequencies. Without a ramp strides do not learn.
         cropping: whether to crop the spectrum. False filters only.
-        trainable: whether the strides are trained.
+        trainable: whether the strides are trained. What a constructor says also
+            decides on `static_sizes`, for good.
         shared_stride: whether both axes share one stride.
         lower_limit_stride: number or None. Smallest stride.
         upper_limit_stride: number or None. Largest stride.

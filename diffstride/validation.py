@@ -16,12 +16,12 @@ def check_strides(strides, rank):
     if not isinstance(values, (tuple, list)) or len(values) != rank:
         raise ValueError(
             f"`strides` must be a number or a tuple of {rank} numbers. "
-            f"Received: strides={strides}"
+            f"Received: strides={strides!r}"
         )
     if not all(is_number(s) and math.isfinite(s) and s >= 1 for s in values):
         raise ValueError(
             "`strides` must be finite numbers of 1 or more. "
-            f"Received: strides={strides}"
+            f"Received: strides={strides!r}"
         )
     return tuple(float(stride) for stride in values)
 
@@ -55,9 +55,11 @@ def check_limits(lower, upper):
         ("lower_limit_stride", lower),
         ("upper_limit_stride", upper),
     ]:
-        if value is not None and not (is_number(value) and value >= 1):
+        if value is not None and not (
+            is_number(value) and math.isfinite(value) and value >= 1
+        ):
             raise ValueError(
-                f"`{name}` must be None or a number of 1 or more. "
+                f"`{name}` must be None or a finite number of 1 or more. "
                 f"Received: {name}={value}"
             )
     if None not in (lower, upper) and lower > upper:

@@ -28,7 +28,7 @@ from keras import ops
 
 from diffstride import DiffStride, FixedSpectralPooling, SpatialPooling
 
-SHAPES = ["32x32x128", "16x16x256", "56x56x64", "100x64x64"]
+SHAPES = [(32, 32, 128), (16, 16, 256), (56, 56, 64), (100, 64, 64)]
 
 
 class Rfft2dPooling(keras.layers.Layer):
@@ -118,7 +118,7 @@ def make_steps(layer, x):
 
         def wait(tensors):
             # The functions are synchronous on a CPU; a GPU has to be asked.
-            [t[:0].numpy() for t in tensors]
+            [tf.reshape(t, -1)[0].numpy() for t in tensors]
 
     else:
         import jax
@@ -245,10 +245,7 @@ def main():
     parser.add_argument("--json", type=pathlib.Path, help="file to write")
     parser.add_argument("--memory_of", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    shapes = [
-        (args.batch_size, *(parse_shape(s) if isinstance(s, str) else s))
-        for s in args.shapes
-    ]
+    shapes = [(args.batch_size, *shape) for shape in args.shapes]
     if args.memory_of:
         print(added_memory(shapes[0], args.memory_of))
         return

@@ -103,10 +103,14 @@ def read_sweep(path):
         for name, axis in sweep.get("axes", {}).items()
     ]
     # Seeds change last: a part of the runs has each choice at least once.
-    return [
+    runs = [
         Run(tuple(choices), seed, tuple(sweep["config"]), ())
         for seed, *choices in itertools.product(sweep["seeds"], *axes)
     ]
+    names = [run.name for run in runs]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise SweepError(f"{path}: several runs have the name {twice[0]}")
+    return runs
 
 
 def read_axis(name, axis, path):
@@ -122,6 +126,12 @@ def read_axis(name, axis, path):
             for v in axis["values"]
         ]
     if set(axis) == {"choices"}:
+        for choice, bindings in axis["choices"].items():
+            if not isinstance(bindings, list):
+                raise SweepError(
+                    f"{path}: choice '{choice}' of axis '{name}' must be a "
+                    f"list. It is {bindings!r}"
+                )
         return [
             Choice(
                 name,
@@ -142,17 +152,34 @@ def label(value):
     return re.sub(r"[^\w.]+", "-", str(value)).strip("-")
 
 
+def made_by_another_command(run, workdir):
+    """Whether a directory holds a run of other files or bindings."""
+    path = workdir / run.name / "sweep.json"
+    if not path.exists():
+        return False
+
+    def bindings(command):
+        return [part for part in command if not part.startswith("--workdir=")]
+
+    before = json.loads(path.read_text())["command"]
+    return bindings(before) != bindings(run.command(workdir))
+
+
 def is_finished(workdir):
     """Whether the trainer saved the trained model, which it does at the end."""
     return (workdir / "model.keras").exists()
 
 
 def make_runs(runs, workdir, verbose):
-    """Makes the runs; returns those that failed, with their exit codes."""
+    """Makes the runs; returns those that failed."""
     failed, start, made = [], time.time(), 0
     for index, run in enumerate(runs):
         directory = workdir / run.name
         head = f"[{index + 1}/{len(runs)}] {run.name}"
+        if made_by_another_command(run, workdir):
+            failed.append(run)
+            print(f"{head}: {directory} is of another command; see sweep.json")
+            continue
         if is_finished(directory):
             print(f"{head}: finished before")
             continue
@@ -176,7 +203,7 @@ def make_runs(runs, workdir, verbose):
             ).returncode
         made += 1
         if code:
-            failed.append((run, code))
+            failed.append(run)
             print(f"{head}: failed with {code}; see {directory / 'log.txt'}")
         else:
             print(f"{head}: {last_result(directory)}")
@@ -239,7 +266,7 @@ def main():
     print(f"{len(runs) - len(failed)} of {len(runs)} runs finished: {workdir}")
     if failed:
         raise SystemExit(
-            "Failed:\n" + "\n".join(f"  {run.name}" for run, _ in failed)
+            "Failed:\n" + "\n".join(f"  {run.name}" for run in failed)
         )
 
 

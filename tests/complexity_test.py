@@ -43,8 +43,7 @@ def test_complexity_loss_value_and_gradient():
     def loss(a, b, c):
         return 0.5 * (1 / (a * b) + 1 / (a * b * c * c))
 
-    (found,) = model.losses
-    assert float(found) == pytest.approx(loss(2, 3, 2), rel=1e-6)
+    assert float(sum(model.losses)) == pytest.approx(loss(2, 3, 2), rel=1e-6)
     # One step of gradient descent on nothing but the complexity.
     model.compile(keras.optimizers.SGD(0.01), lambda y, p: 0.0 * p)
     model.fit(np.zeros((1, 16, 16, 2)), np.zeros(1), verbose=0)
@@ -72,13 +71,21 @@ def test_a_shared_layer_counts_once():
     assert float(model.losses[0]) == pytest.approx(0.25)
 
 
+def test_complexity_loss_outlives_frozen_layers():
+    first, second = DiffStride((2, 3)), DiffStride(2)
+    model = model_of(first, second)
+    add_complexity_loss(model, 1.0)
+    first.trainable = False
+    assert float(sum(model.losses)) == pytest.approx(1 / 6 + 1 / 24)
+
+
 def test_strides_of_names_one_per_axis():
     layer = DiffStride(2, shared_stride=True)
     layer.build((None, 16, 16, 1))
     assert [float(stride) for stride in strides_of(layer)] == [2.0, 2.0]
 
 
-@pytest.mark.parametrize("weight", [-1.0, float("nan"), "0.1"])
+@pytest.mark.parametrize("weight", [-1.0, float("nan"), "0.1", True])
 def test_complexity_loss_rejects_weight(weight):
     with pytest.raises(ValueError, match="`weight` must be.*Received: weight="):
         add_complexity_loss(model_of(DiffStride(2)), weight)
@@ -145,6 +152,12 @@ def test_layer_costs_need_a_size():
     with pytest.raises(ValueError, match="`input_shape` must be given"):
         layer_costs(model)
     assert count_macs(model, (3, 4, 2)) == 3 * 4 * 4 * 2
+    two_inputs = keras.Model(
+        pair := [keras.Input((4, 4, 1)), keras.Input((4, 4, 1))],
+        layers.add(pair),
+    )
+    with pytest.raises(ValueError, match="`input_shape` must be given"):
+        layer_costs(two_inputs)
 
 
 def test_cutoff_frequencies_of_table_2():

@@ -183,3 +183,41 @@ def test_dynamic_sizes_keep_xla_off():
     model, layer, _ = small_model()
     model.compile("sgd", "mse", jit_compile="auto")
     assert not model.jit_compile
+
+
+@pytest.mark.parametrize("same_callback", [True, False])
+def test_a_model_compiled_anew_forgets_old_functions(same_callback):
+    model, layer, _ = small_model(static_sizes=True)
+    y = np.ones((8, 1), "float32")
+    first = RefreshSizes()
+    second = first if same_callback else RefreshSizes()
+
+    def losses(callback, loss, next_strides):
+        model.compile(keras.optimizers.SGD(0.0), loss)
+        callbacks = [SetStrides([next_strides] * 2), callback]
+        return model.fit(X, y, epochs=2, verbose=0, callbacks=callbacks)
+
+    def hundredfold(y, predictions):
+        return 100 * ops.mean(ops.square(y - predictions))
+
+    # Strides of 2 and 4, then of 4 and 2: sizes that the callback has seen.
+    before = losses(first, "mse", 4.0).history["loss"]
+    after = losses(second, hundredfold, 2.0).history["loss"]
+    np.testing.assert_allclose(after, 100 * np.array(before[::-1]), rtol=1e-4)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize(
+    "arguments", [{"static_sizes": True}, {"trainable": False}]
+)
+def test_static_layers_take_graphs_of_unknown_size(arguments, tmp_path):
+    import tensorflow as tf
+
+    model = keras.Sequential(
+        [keras.Input((None, None, 2)), DiffStride(2, 2, **arguments)]
+    )
+    model.export(tmp_path, verbose=False)
+    served = tf.saved_model.load(tmp_path)
+    for size in (12, 16):
+        x = X[:, :size, :size]
+        np.testing.assert_allclose(served.serve(x), model(x), atol=1e-6)

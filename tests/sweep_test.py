@@ -69,6 +69,14 @@ def test_a_sweep_expands_into_all_combinations(tmp_path):
             "config = []\nseeds = [1]\n[axes.a]\nvalues = [1]",
             "axis 'a' must have",
         ),
+        (
+            "config = []\nseeds = [1]\n[axes.a.choices]\nx = 'y'",
+            "choice 'x' of axis 'a' must be a list",
+        ),
+        (
+            "config = []\nseeds = [1]\n[axes.a]\ngin_file = ['b/x', 'c/x']",
+            "several runs have the name a=x,seed=1",
+        ),
     ],
 )
 def test_errors_name_the_culprit(tmp_path, text, message):
@@ -156,8 +164,11 @@ def test_finished_runs_are_not_made_again_and_failures_named(
     monkeypatch.setattr(sweep.subprocess, "run", train)
     failed = sweep.make_runs(runs, tmp_path, verbose=False)
     assert made == ["seed=2", "seed=3"]
-    assert [(run.name, code) for run, code in failed] == [("seed=2", 7)]
+    assert [run.name for run in failed] == ["seed=2"]
     output = capsys.readouterr().out
+    # Another binding is another run, finished or not.
+    other = sweep.dataclasses.replace(runs[2], params=("a.b = 1",))
+    assert sweep.make_runs([other], tmp_path, verbose=False) == [other]
     assert "[1/3] seed=1: finished before" in output
     assert "[2/3] seed=2: failed with 7" in output
     assert "[3/3] seed=3: val_accuracy 0.5000" in output

@@ -30,6 +30,8 @@ BAD_ARGUMENTS = [
     (DiffStride, {"strides": "2"}, STRIDES),
     (DiffStride, {"strides": None}, STRIDES),
     (DiffStride, {"strides": True}, STRIDES),
+    (DiffStride, {"lower_limit_stride": float("inf")}, "finite"),
+    (DiffStride, {"upper_limit_stride": float("inf")}, "finite"),
     (DiffStride1D, {"strides": (2, 2)}, STRIDES),
     (DiffStride3D, {"strides": (2, 2)}, STRIDES),
     (FixedSpectralPooling, {"strides": (2, 0.9)}, STRIDES),
