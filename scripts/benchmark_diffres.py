@@ -15,6 +15,10 @@ beyond what it took with the data at hand.
 code of the paper does, from Eq. 5 and the vectorized Algorithm 1 of appendix
 A.5. `warp` and `dense warp` leave out the network that scores the frames, which
 is common to both.
+
+Throughput is the seconds of sound that one second takes from the waveform to
+the label, with the spectrogram of 100 frames per second reduced to `--fps`, and
+an EfficientNet with attention heads (Figure 5).
 """
 
 import argparse
@@ -27,9 +31,12 @@ import numpy as np
 from keras import ops
 
 from diffstride import warping
+from diffstride.audio_tagger import audio_tagger
 from diffstride.diffres import AvgPool, DiffRes
+from diffstride.frontend import LogMelSpectrogram
 
 MELS = 128
+SAMPLE_RATE = 16_000
 REDUCTION_RATE = 0.75
 
 
@@ -164,6 +171,39 @@ def added_memory(name, batch_size, frames):
     return measure.added_memory(training)
 
 
+def throughput(variant, batch_size, seconds, frame_rates, repeats):
+    """Seconds of sound in a second, by frame rate and layer."""
+    x = np.random.default_rng(0).normal(
+        0, 0.1, (batch_size, seconds * SAMPLE_RATE)
+    )
+    x = ops.convert_to_tensor(x.astype("float32"))
+
+    def step(cls, frame_rate):
+        model = audio_tagger(
+            variant,
+            input_shape=x.shape[1:],
+            frontend=LogMelSpectrogram(
+                num_mels=MELS, fft_length=1024, center=True
+            ),
+            frame_reduction=cls(output_frames=frame_rate * seconds),
+        )
+        return lambda: model.predict_on_batch(x)
+
+    milliseconds = measure.median_milliseconds(
+        {
+            (cls.__name__, frame_rate): step(cls, frame_rate)
+            for frame_rate in frame_rates
+            for cls in (AvgPool, DiffRes)
+        },
+        repeats,
+    )
+    table = {}
+    for (name, frame_rate), duration in milliseconds.items():
+        row = table.setdefault(name, {})
+        row[frame_rate] = batch_size * seconds * 1000 / duration
+    return table
+
+
 def print_table(batch_size, frames, rows):
     left = warping.reduced_frames(frames, REDUCTION_RATE)
     print(f"\n{batch_size} clips of {frames} frames to {left}, {MELS} mels")
@@ -205,6 +245,15 @@ def main():
     parser.add_argument("--batch_size", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--no_memory", action="store_true")
+    parser.add_argument(
+        "--fps",
+        nargs="*",
+        type=int,
+        default=[25, 50, 75, 100],
+        help="frame rates of the throughput; none to leave it out",
+    )
+    parser.add_argument("--variant", default="b2", help="of EfficientNet")
+    parser.add_argument("--seconds", type=int, default=10, help="of a clip")
     parser.add_argument("--json", type=pathlib.Path, help="file to write")
     parser.add_argument("--memory_of", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -226,6 +275,16 @@ def main():
     print(f"\n{'frames':40}" + "".join(f"{n:>10}" for n in results))
     for name, row in summary.items():
         print(f"{name:40}" + "".join(f"{v:10.2f}" for v in row.values()))
+    sound_per_second = {}
+    if args.fps:
+        sound_per_second = throughput(
+            *(args.variant, args.batch_size, args.seconds, args.fps),
+            args.repeats,
+        )
+        print(f"\nSeconds of sound in a second, EfficientNet {args.variant}")
+        print(f"{'fps':12}" + "".join(f"{rate:>10}" for rate in args.fps))
+        for name, row in sound_per_second.items():
+            print(f"{name:12}" + "".join(f"{v:10.1f}" for v in row.values()))
     if args.json:
         args.json.write_text(
             json.dumps(
@@ -235,6 +294,7 @@ def main():
                     "repeats": args.repeats,
                     "results": results,
                     "summary": summary,
+                    "sound_per_second": sound_per_second,
                 },
                 indent=2,
             )

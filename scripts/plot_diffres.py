@@ -117,7 +117,7 @@ def diffres_and_input(model, clip):
     """The DiffRes of a model, and what it receives of one input."""
     for layer in model.layers:
         if isinstance(layer, DiffRes):
-            before = keras.Model(model.input, layer.input)
+            before = keras.Model(model.inputs[0], layer.input)
             return layer, keras.ops.convert_to_numpy(before(clip[None]))[0]
     raise ValueError(
         "The model must have a DiffRes layer. Received layers: "

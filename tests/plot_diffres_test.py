@@ -1,0 +1,88 @@
+"""Pictures of DiffRes, from a saved model and from histories."""
+
+import importlib.util
+import json
+import pathlib
+import sys
+import wave
+
+import keras
+import numpy as np
+import pytest
+
+from diffstride.diffres import DiffRes
+from diffstride.frontend import LogMelSpectrogram
+
+pytest.importorskip("matplotlib")
+PATH = pathlib.Path(__file__).parents[1] / "scripts" / "plot_diffres.py"
+SPEC = importlib.util.spec_from_file_location("plot_diffres", PATH)
+plot_diffres = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(plot_diffres)
+
+
+def run(monkeypatch, *arguments):
+    arguments = ["plot_diffres.py", *map(str, arguments)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    plot_diffres.main()
+
+
+def pixels(path):
+    from matplotlib import image
+
+    return image.imread(path)
+
+
+def test_a_clip_through_a_saved_model(tmp_path, monkeypatch):
+    model = keras.Sequential(
+        [
+            keras.Input((8000,)),
+            LogMelSpectrogram(num_mels=32),
+            DiffRes(reduction_rate=0.75),
+            keras.layers.GlobalAveragePooling2D(),
+        ]
+    )
+    model.save(tmp_path / "model.keras")
+    samples = np.random.default_rng(0).normal(0, 3000, 5000).astype("int16")
+    with wave.open(str(tmp_path / "clip.wav"), "wb") as file:
+        file.setparams((1, 2, 16000, 0, "NONE", ""))
+        file.writeframes(samples.tobytes())
+    waveform = np.pad(samples / 2.0**15, (0, 3000)).astype("float32")
+    np.save(tmp_path / "clip.npy", waveform)
+    for suffix in ("wav", "npy"):
+        run(
+            monkeypatch,
+            *("clip", tmp_path / "model.keras", tmp_path / f"clip.{suffix}"),
+            *("--output", tmp_path / f"{suffix}.png"),
+        )
+    picture = pixels(tmp_path / "wav.png")
+    assert picture.std() > 0.1
+    np.testing.assert_array_equal(picture, pixels(tmp_path / "npy.png"))
+
+
+def test_curves_of_runs(tmp_path, monkeypatch):
+    for seed in range(2):
+        directory = tmp_path / f"run{seed}"
+        directory.mkdir()
+        rows = [
+            {"activeness": 0.1 * epoch, "guide_loss": 1 / (epoch + seed + 1)}
+            for epoch in range(5)
+        ]
+        (directory / "history.jsonl").write_text(
+            "\n".join(json.dumps(row) for row in rows)
+        )
+    run(
+        monkeypatch,
+        *("curves", tmp_path / "run0", tmp_path / "run1"),
+        *("--output", tmp_path / "curves.png"),
+    )
+    assert pixels(tmp_path / "curves.png").std() > 0.05
+    with pytest.raises(ValueError, match="has no `activeness`"):
+        plot_diffres.draw_curves({"a": [{"loss": 1}]}, tmp_path / "a.png")
+
+
+def test_models_that_cannot_be_drawn(tmp_path):
+    model = keras.Sequential([keras.Input((20, 8)), keras.layers.ReLU()])
+    with pytest.raises(ValueError, match="must have a DiffRes layer"):
+        plot_diffres.diffres_and_input(model, np.zeros((20, 8)))
+    with pytest.raises(ValueError, match="takes spectrograms, not sounds"):
+        plot_diffres.read_clip(tmp_path / "clip.wav", model)
