@@ -220,4 +220,5 @@ def test_static_layers_take_graphs_of_unknown_size(arguments, tmp_path):
     served = tf.saved_model.load(tmp_path)
     for size in (12, 16):
         x = X[:, :size, :size]
-        np.testing.assert_allclose(served.serve(x), model(x), atol=1e-6)
+        # Tables of unknown size are computed in single precision.
+        np.testing.assert_allclose(served.serve(x), model(x), 1e-5, 1e-5)
