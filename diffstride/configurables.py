@@ -106,7 +106,9 @@ def operative_config():
             + ", ".join(f"`{name}`" for name in unused)
             + ". Remove what is bound to no purpose, or bind what would use it."
         )
-    return gin.operative_config_str(max_line_length=10**6)
+    text = gin.operative_config_str(max_line_length=10**6)
+    # Gin underlines its headings over the whole length of a line.
+    return re.sub(r"={80,}", 78 * "=", text)
 
 
 def unused_bindings():

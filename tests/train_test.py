@@ -64,6 +64,7 @@ def test_trains_from_any_directory_and_evaluates(tmp_path):
 
     # The configuration in the directory is complete: it is enough by itself.
     config = (workdir / "config.gin").read_text()
+    assert max(map(len, config.splitlines())) < 500
     assert "seed = 3" in config
     assert "resnet18.strides = [1, 2]" in config
     assert "@pooling.DiffStride" in config
