@@ -128,6 +128,7 @@ def train_a_step(files, workdir, data_dir):
     )
 
 
+@pytest.mark.tensorflow
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 @pytest.mark.filterwarnings("ignore:Even though")
 def test_experiment_trains_a_step(experiment, tmp_path, data_dir):
@@ -153,6 +154,7 @@ def in_no_experiment(fragment):
     )
 
 
+@pytest.mark.tensorflow
 @pytest.mark.parametrize(
     "model",
     [

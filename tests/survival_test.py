@@ -146,6 +146,7 @@ def check_kills(start_process, tmp_path, **kwargs):
     assert len(history(whole)) == EPOCHS
 
 
+@pytest.mark.tensorflow
 def test_killed_twice_at_random(start_process, tmp_path):
     check_kills(start_process, tmp_path)
 
