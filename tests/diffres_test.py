@@ -30,6 +30,32 @@ def to_numpy(tensor):
     return ops.convert_to_numpy(tensor)
 
 
+def call(layer, x, **kwargs):
+    """What a layer makes of an array; compiled as a whole under JAX."""
+    if keras.backend.backend() != "jax":
+        return to_numpy(layer(x, **kwargs))
+    import jax
+
+    if not layer.built:
+        layer.build(x.shape)
+    state = (
+        [v.value for v in layer.trainable_variables],
+        [v.value for v in layer.non_trainable_variables],
+    )
+    outputs, _ = jax.jit(lambda x: layer.stateless_call(*state, x, **kwargs))(x)
+    return to_numpy(outputs)
+
+
+def analyze(layer, x):
+    """The analysis of an array, as arrays."""
+    function = layer.analyze
+    if keras.backend.backend() == "jax":
+        import jax
+
+        function = jax.jit(function)
+    return {name: to_numpy(value) for name, value in function(x).items()}
+
+
 def trainable_parameters(layer):
     return sum(int(np.prod(w.shape)) for w in layer.trainable_weights)
 
@@ -43,6 +69,7 @@ def without_preference(**kwargs):
     return layer
 
 
+@pytest.mark.tensorflow
 @pytest.mark.parametrize(
     "cls,mels,parameters",
     [
@@ -87,8 +114,8 @@ def test_res_conv_1d():
 def test_features_are_those_of_the_warp_matrix():
     x = log_mel(frames=50)
     layer = DiffRes(reduction_rate=0.7)
-    found = to_numpy(layer(x))
-    analysis = {name: to_numpy(v) for name, v in layer.analyze(x).items()}
+    found = call(layer, x)
+    analysis = analyze(layer, x)
     matrix = analysis["warp_matrix"]
     assert found.shape == (2, 15, 8, 3) and matrix.shape == (2, 15, 50)
     np.testing.assert_allclose(matrix.sum(axis=2), 1, atol=1e-6)
@@ -114,38 +141,38 @@ def test_features_are_those_of_the_warp_matrix():
 def test_without_preference_diffres_pools(reduction_rate):
     x = log_mel()
     layer = without_preference(reduction_rate=reduction_rate)
-    found = to_numpy(layer(x))
-    pooled = to_numpy(AvgMaxPool(reduction_rate=reduction_rate)(x))
+    found = call(layer, x)
+    pooled = call(AvgMaxPool(reduction_rate=reduction_rate), x)
     np.testing.assert_allclose(found[..., :2], pooled[..., :2], atol=1e-4)
-    average = to_numpy(AvgPool(reduction_rate=reduction_rate)(x))
+    average = call(AvgPool(reduction_rate=reduction_rate), x)
     for channel in range(3):
         np.testing.assert_allclose(
             average[..., channel], pooled[..., 0], atol=1e-6
         )
-    activeness = to_numpy(layer.analyze(x)["activeness"])
+    activeness = analyze(layer, x)["activeness"]
     np.testing.assert_allclose(activeness, [0, 0], atol=1e-6)
 
 
 def test_average_and_maximum_of_windows():
     x = log_mel(frames=12)
     windows = x.reshape(2, 3, 4, 8)
-    found = to_numpy(AvgMaxPool(output_frames=3)(x))
+    found = call(AvgMaxPool(output_frames=3), x)
     average = np.log(np.exp(windows).mean(axis=2))
     np.testing.assert_allclose(found[..., 0], average, atol=1e-5)
     np.testing.assert_allclose(found[..., 1], windows.max(axis=2), atol=1e-5)
-    linear = to_numpy(AvgMaxPool(output_frames=3, log_scale=False)(x))
+    linear = call(AvgMaxPool(output_frames=3, log_scale=False), x)
     np.testing.assert_allclose(linear[..., 0], windows.mean(axis=2), rtol=1e-5)
     # Windows of one frame and a third.
     thirds = np.repeat(x, 3, axis=1).reshape(2, 9, 4, 8).mean(axis=2)
-    linear = to_numpy(AvgPool(output_frames=9, log_scale=False)(x))
+    linear = call(AvgPool(output_frames=9, log_scale=False), x)
     np.testing.assert_allclose(linear[..., 0], thirds, rtol=1e-4)
 
 
 def test_change_hop_size():
     x = log_mel(frames=12)
-    found = to_numpy(ChangeHopSize(reduction_rate=0.75)(x))
+    found = call(ChangeHopSize(reduction_rate=0.75), x)
     np.testing.assert_array_equal(found, np.repeat(x[:, ::4, :, None], 3, -1))
-    found = to_numpy(ChangeHopSize(output_frames=9)(x))[..., 0]
+    found = call(ChangeHopSize(output_frames=9), x)[..., 0]
     nearest = [0, 1, 3, 4, 5, 7, 8, 9, 11]
     np.testing.assert_array_equal(found, x[:, nearest])
 
@@ -153,7 +180,7 @@ def test_change_hop_size():
 def test_conv_avg_pool():
     x = log_mel(frames=12)
     layer = ConvAvgPool(reduction_rate=0.75)
-    found = to_numpy(layer(x))
+    found = call(layer, x)
     hidden = x
     for block in layer._network:
         hidden = block(hidden)
@@ -171,7 +198,7 @@ def test_shapes(cls):
         (70, {"output_frames": 70}),
     ]:
         layer = cls(**kwargs)
-        found = to_numpy(layer(x))
+        found = call(layer, x)
         assert found.shape == (2, frames, 8, 3)
         assert found.dtype == "float32"
         assert np.isfinite(found).all()
@@ -179,7 +206,7 @@ def test_shapes(cls):
         four_axes = cls.from_config(layer.get_config())
         four_axes.build((*x.shape, 1))
         four_axes.set_weights(layer.get_weights())
-        np.testing.assert_array_equal(to_numpy(four_axes(x[..., None])), found)
+        np.testing.assert_array_equal(call(four_axes, x[..., None]), found)
 
     unknown = keras.KerasTensor((None, None, 8))
     assert cls(reduction_rate=0.5)(unknown).shape == (None, None, 8, 3)
@@ -203,23 +230,21 @@ def test_unknown_number_of_frames(cls, kwargs):
 
     for frames in (1, 7, 23, 24, 48, 50):
         x = log_mel(frames=frames)
-        np.testing.assert_allclose(
-            to_numpy(run(x)), to_numpy(layer(x)), atol=1e-4
-        )
+        np.testing.assert_allclose(to_numpy(run(x)), call(layer, x), atol=1e-4)
 
 
 def test_clips_with_few_frames_are_stretched():
     x = log_mel(frames=5)
     layer = without_preference(output_frames=10)
-    found = to_numpy(layer(x))
+    found = call(layer, x)
     np.testing.assert_allclose(found[..., 0], np.repeat(x, 2, 1), atol=1e-5)
-    assert layer.analyze(x)["scores"].shape == (2, 10)
+    assert analyze(layer, x)["scores"].shape == (2, 10)
 
 
 def test_features_in_any_order():
     x = log_mel()
     full = DiffRes(reduction_rate=0.5)
-    expected = to_numpy(full(x))
+    expected = call(full, x)
     for features, channels in [
         (("mean", "encoding"), (0, 2)),
         (["encoding", "max", "max"], (2, 1, 1)),
@@ -227,7 +252,7 @@ def test_features_in_any_order():
         layer = DiffRes(reduction_rate=0.5, features=features)
         layer.build(x.shape)
         layer.set_weights(full.get_weights())
-        found = to_numpy(layer(x))
+        found = call(layer, x)
         np.testing.assert_allclose(found, expected[..., channels], atol=1e-6)
         assert layer.compute_output_shape(x.shape) == found.shape
 
@@ -235,11 +260,9 @@ def test_features_in_any_order():
 def test_whole_frames():
     x = log_mel()
     layer = DiffRes(reduction_rate=0.5, split_frames=False, fill_up=False)
-    found = to_numpy(layer(x))
-    analysis = layer.analyze(x)
-    matrix, scores = map(
-        to_numpy, (analysis["warp_matrix"], analysis["scores"])
-    )
+    found = call(layer, x)
+    analysis = analyze(layer, x)
+    matrix, scores = analysis["warp_matrix"], analysis["scores"]
     # Every column has one entry: the score of the frame.
     assert np.all((matrix > 0).sum(axis=1) == 1)
     np.testing.assert_allclose(matrix.max(axis=1), scores, rtol=1e-6)
@@ -259,9 +282,7 @@ def test_learned_encoding():
     assert any(layer._encoding is w for w in layer.trainable_weights)
     for block, other in zip(layer._network, fixed._network, strict=True):
         block.set_weights(other.get_weights())
-    np.testing.assert_allclose(
-        to_numpy(layer(x)), to_numpy(fixed(x)), atol=1e-5
-    )
+    np.testing.assert_allclose(call(layer, x), call(fixed, x), atol=1e-5)
     with pytest.raises(ValueError, match="expected axis 1"):
         layer(x[:, :30])
 
@@ -272,7 +293,7 @@ def test_guide_loss_and_statistics():
         reduction_rate=0.5, guide_loss_weight=3.0, guide_threshold=0.2
     )
     layer(x)
-    analysis = {name: to_numpy(v) for name, v in layer.analyze(x).items()}
+    analysis = analyze(layer, x)
     scores = analysis["scores"] / 0.5
     empty = slice(40 // 3, 40 // 2)
     np.testing.assert_allclose(
@@ -355,8 +376,8 @@ def test_evaluation_counts_the_guide_loss():
     cross_entropy = keras.losses.sparse_categorical_crossentropy(
         y, model(x), from_logits=True
     )
-    guide_loss = layer.analyze(x)["guide_loss"]
-    expected = float(ops.mean(cross_entropy)) + float(ops.mean(guide_loss))
+    guide_loss = analyze(layer, x)["guide_loss"]
+    expected = float(ops.mean(cross_entropy)) + guide_loss.mean()
     assert logs["loss"] == pytest.approx(expected, rel=1e-4)
 
 
@@ -367,7 +388,7 @@ def test_mixed_precision(policy):
     found = layer(x)
     assert keras.backend.standardize_dtype(found.dtype) == policy[6:]
     found = to_numpy(ops.cast(found, "float32"))
-    matrix = to_numpy(layer.analyze(x)["warp_matrix"])
+    matrix = analyze(layer, x)["warp_matrix"]
     np.testing.assert_allclose(matrix.sum(axis=2), 1, atol=1e-6)
     # What is left to half a precision is the result.
     np.testing.assert_allclose(
@@ -376,32 +397,26 @@ def test_mixed_precision(policy):
 
 
 @pytest.mark.parametrize("cls", LAYERS)
-@pytest.mark.parametrize("value", (-np.inf, -100.0, 0.0, 1e4))
-def test_extreme_input_is_finite(cls, value):
-    x = log_mel()
-    x[0] = value
+def test_extreme_input_is_finite(cls):
+    x = log_mel(batch=5)
+    x[:4] = np.array([-np.inf, -100, 0, 1e4])[:, None, None]
     layer = cls(reduction_rate=0.5)
-    layer.build(x.shape)
-
-    def function(x):
-        return layer(x, training=True)
-
+    assert np.isfinite(call(layer, x, training=True)).all()
     if keras.backend.backend() == "tensorflow":
-        found, (slope,) = gradients.value_and_gradients(
-            function, [x], np.ones((2, 20, 8, 3), "float32")
+        _, (slope,) = gradients.value_and_gradients(
+            lambda x: layer(x, training=True),
+            [x],
+            np.ones((5, 20, 8, 3), "float32"),
         )
         assert np.isfinite(to_numpy(slope)).all()
-    else:
-        found = function(x)
-    assert np.isfinite(to_numpy(found)).all()
 
 
 def test_batch_members_are_independent():
     x = log_mel(batch=3)
     layer = DiffRes(reduction_rate=0.6)
-    together = to_numpy(layer(x))
+    together = call(layer, x)
     x[1] += 5
-    np.testing.assert_array_equal(to_numpy(layer(x))[[0, 2]], together[[0, 2]])
+    np.testing.assert_array_equal(call(layer, x)[[0, 2]], together[[0, 2]])
 
 
 @pytest.mark.parametrize("cls", LAYERS)
@@ -409,13 +424,11 @@ def test_save_and_reload(cls, tmp_path):
     x = log_mel()
     layer = cls(output_frames=13, name="frames")
     model = classifier(layer, 40, 8)
-    compile_classifier(model)
-    model.fit(x, np.array([0, 1]), verbose=0)
+    for seed, weight in enumerate(layer.weights):
+        weight.assign(np.abs(gradients.random(weight.shape, seed)))
     model.save(tmp_path / "model.keras")
     copy = keras.saving.load_model(tmp_path / "model.keras")
-    np.testing.assert_array_equal(
-        copy.predict(x, verbose=0), model.predict(x, verbose=0)
-    )
+    np.testing.assert_array_equal(call(copy, x), call(model, x))
     assert copy.get_layer("frames").get_config() == layer.get_config()
 
 
@@ -531,7 +544,7 @@ def test_learns_to_keep_the_event():
         logs = model.evaluate(test_x, test_y, verbose=0, return_dict=True)
         accuracy[cls] = logs["accuracy"]
         if cls is DiffRes:
-            scores = to_numpy(layer.analyze(test_x)["scores"])
+            scores = analyze(layer, test_x)["scores"]
     assert accuracy[DiffRes] > 0.95
     assert accuracy[AvgPool] < 0.75
     assert scores[is_event].mean() > 0.4
