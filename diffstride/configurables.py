@@ -14,16 +14,18 @@ import gin
 import keras
 
 from diffstride import (
+    audio_cnn,
     callbacks,
     densenet,
     efficientnet,
+    frontend,
     objectives,
     pooling,
     resnet,
     schedules,
     trainer,
 )
-from diffstride.data import arrays, images, synthetic
+from diffstride.data import arrays, audio, images, multi_task, synthetic
 from diffstride.trainer import ConfigError
 
 _CONFIGURABLES = {
@@ -42,6 +44,9 @@ _CONFIGURABLES = {
     "synthetic": [synthetic.synthetic],
     "arrays": [arrays.from_arrays],
     "images": [images.tfds_images],
+    "audio": [audio.tfds_audio, audio.manifest_audio, audio.folder_audio],
+    "multi_task": [multi_task.multi_task],
+    "frontend": [frontend.LogMelSpectrogram],
     "pooling": [
         pooling.SpatialPooling,
         pooling.FixedSpectralPooling,
@@ -55,6 +60,7 @@ _CONFIGURABLES = {
     ],
     "efficientnet": [efficientnet.efficientnet],
     "densenet": [densenet.densenet],
+    "audio_cnn": [audio_cnn.audio_cnn],
 }
 
 # Gin looks in the working directory first.
