@@ -157,7 +157,9 @@ class BaseFrameReduction(keras.layers.Layer):
             features[channel % len(features)]
             for channel in range(self._channels())
         ]
-        return ops.cast(ops.stack(features, axis=-1), self.compute_dtype)
+        # Faster on a CPU than stacking along the last axis.
+        outputs = ops.transpose(ops.stack(features, axis=1), (0, 2, 3, 1))
+        return ops.cast(outputs, self.compute_dtype)
 
     def _features(self, spectrogram, output_frames, training):
         raise NotImplementedError
