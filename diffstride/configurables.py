@@ -15,8 +15,10 @@ import keras
 
 from diffstride import (
     audio_cnn,
+    audio_tagger,
     callbacks,
     densenet,
+    diffres,
     efficientnet,
     frontend,
     objectives,
@@ -61,6 +63,14 @@ _CONFIGURABLES = {
     "efficientnet": [efficientnet.efficientnet],
     "densenet": [densenet.densenet],
     "audio_cnn": [audio_cnn.audio_cnn],
+    "audio_tagger": [audio_tagger.audio_tagger],
+    "diffres": [
+        diffres.DiffRes,
+        diffres.ChangeHopSize,
+        diffres.AvgPool,
+        diffres.AvgMaxPool,
+        diffres.ConvAvgPool,
+    ],
 }
 
 # Gin looks in the working directory first.
