@@ -189,7 +189,7 @@ class TFDSClips:
             self.sample_rate,
         ]
         file_name = "-".join(map(str, identity)).replace("/", "_")
-        path = pathlib.Path(self.cache_dir) / file_name
+        path = pathlib.Path(self.cache_dir).expanduser() / file_name
         if pathlib.Path(f"{path}.npz").exists():
             return _open(path, self.class_names)
         logging.info("Writing the samples of %s to %s.*", split, path)
