@@ -16,6 +16,7 @@ from diffstride.validation import (
     check_choice,
     check_data_format,
     check_limits,
+    check_size_multiple,
     check_smoothness_factor,
     check_strides,
 )
@@ -172,6 +173,7 @@ class BaseDiffStride(BaseSpectralPooling):
         norm="backward",
         ramp="outside",
         static_sizes=None,
+        size_multiple=1,
         **kwargs,
     ):
         super().__init__(
@@ -192,6 +194,7 @@ class BaseDiffStride(BaseSpectralPooling):
         self.symmetric = symmetric
         self.ramp = check_choice(ramp, "ramp", ("outside", "inside"))
         self.static_sizes = static_sizes
+        self.size_multiple = check_size_multiple(size_multiple)
         # XLA compiles a graph only where every size in it is a constant.
         self.supports_jit = self._static = _resolve_static_sizes(
             static_sizes, trainable
@@ -261,7 +264,12 @@ class BaseDiffStride(BaseSpectralPooling):
             None
             if size is None
             else spectral.output_size(
-                size, stride, self.smoothness_factor, self.ramp, rule
+                size,
+                stride,
+                self.smoothness_factor,
+                self.ramp,
+                rule,
+                self.size_multiple,
             )
             for size, stride, rule in zip(
                 sizes, strides, self._rules, strict=True
@@ -371,6 +379,7 @@ class BaseDiffStride(BaseSpectralPooling):
             "symmetric": self.symmetric,
             "ramp": self.ramp,
             "static_sizes": self.static_sizes,
+            "size_multiple": self.size_multiple,
         }
 
 

@@ -229,6 +229,9 @@ class DiffStride(BaseDiffStride):
         static_sizes: whether sizes are constants of a graph, so that XLA can
             compile it. Defaults to True where it is needed: under JAX, and
             where the strides are not trained.
+        size_multiple: even integer, or 1. Sizes are rounded up to a multiple of
+            it, within the size of the input: fewer sizes, and so fewer
+            compilations, for some more points, which hold nothing new.
 
     Input shape:
         `(batch, height, width, channels)` with `"channels_last"`,

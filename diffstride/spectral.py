@@ -75,17 +75,27 @@ def cutoff(size, stride, smoothness_factor, ramp="outside"):
 
 
 def output_size(
-    size, stride, smoothness_factor, ramp="outside", rule="symmetric"
+    size,
+    stride,
+    smoothness_factor,
+    ramp="outside",
+    rule="symmetric",
+    multiple=1,
 ):
-    """Number of points that a window leaves of an axis of `size` points."""
+    """Number of points that a window leaves of an axis of `size` points.
+
+    An even `multiple` rounds it up; the weights beyond the window are zero.
+    """
     end, _ = cutoff(size, stride, smoothness_factor, ramp)
     xp = _numpy_or_ops(end, size)
     # Frequencies below `end` on both sides, and the Nyquist bin.
-    bins = _int32(xp.ceil(end))
+    points = 2 * _int32(xp.ceil(end))
     if rule == "width":
         # An axis of one point has nothing to crop.
-        return minimum(2 * bins, maximum(size - size % 2, 1))
-    return minimum(2 * bins - size % 2, size)
+        size = maximum(size - size % 2, 1)
+    elif multiple == 1:
+        points = points - size % 2
+    return minimum(-(-points // multiple) * multiple, size)
 
 
 def fixed_output_size(size, stride):

@@ -50,6 +50,16 @@ def check_smoothness_factor(value):
         )
 
 
+def check_size_multiple(value):
+    is_integer = isinstance(value, numbers.Integral) and value is not True
+    if not is_integer or value < 1 or (value > 1 and value % 2):
+        raise ValueError(
+            "`size_multiple` must be 1 or an even positive integer. "
+            f"Received: size_multiple={value}"
+        )
+    return int(value)
+
+
 def check_limits(lower, upper):
     for name, value in [
         ("lower_limit_stride", lower),
