@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from diffstride import configurables, plots
+from diffstride.data import audio
+from diffstride.data.clips import collect
 from diffstride.data.tfds_source import write_tfds
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
@@ -26,6 +28,15 @@ FRAGMENTS = [
 ]
 BATCH_SIZE = 4
 NUM_CLASSES = {"cifar10": 10, "cifar100": 100, "imagenet2012": 1000}
+AUDIO_CLASSES = {
+    "acoustic_scenes": 10,
+    "birdsong": 2,
+    "esc10": 10,
+    "instrument/family": 11,
+    "pitch": 128,
+    "speech_commands": 12,
+    "speech_words": 35,
+}
 
 # The same experiment on a small scale: what to bind where something is used.
 SMALL = {
@@ -36,6 +47,12 @@ SMALL = {
         "images.tfds_images.name = 'tiny_{name}'",
         "images.tfds_images.image_size = 32",
     ],
+    "audio.tfds_audio": [f"audio.tfds_audio.batch_size = {BATCH_SIZE}"],
+    "multi_task.multi_task": [
+        "audio.tfds_audio.batch_size = 1",
+        "acoustic_scenes/audio.tfds_audio.batch_size = 2",
+    ],
+    "audio_cnn.audio_cnn": [f"audio_cnn.audio_cnn.channels = {6 * [4]}"],
     "synthetic.synthetic": [
         f"synthetic.synthetic.batch_size = {BATCH_SIZE}",
         f"synthetic.synthetic.num_train = {2 * BATCH_SIZE}",
@@ -63,8 +80,10 @@ SMALL = {
         "densenet.densenet.growth = 4",
     ],
 }
-# Taken on the small scale only where the experiment binds it.
+# Taken on the small scale only where the experiment binds a number.
 SMALL_IF_BOUND = {
+    "audio.tfds_audio.train_steps": 1,
+    "STEPS_PER_EPOCH/macro.value": 1,
     "images.tfds_images.num_train_examples": BATCH_SIZE,
 }
 
@@ -104,6 +123,26 @@ def _eagerly(monkeypatch):
     gin.clear_config()
 
 
+class TinyClips:
+    """Two short sounds of every split, with the classes of the real set."""
+
+    splits = ("fold1", "fold2")
+
+    def __init__(self, name, data_dir, label, **kwargs):
+        classes = AUDIO_CLASSES[label if name == "nsynth" else name]
+        self.class_names = list(map(str, range(classes)))
+
+    def read(self, split):
+        sounds = np.random.default_rng(0).integers(-9999, 9999, (2, 16000))
+        examples = zip(sounds.astype("int16"), (0, 1), strict=True)
+        return collect(examples, self.class_names)
+
+
+@pytest.fixture(autouse=True)
+def _tiny_sounds(monkeypatch):
+    monkeypatch.setattr(audio, "TFDSClips", TinyClips)
+
+
 def bound(parameter):
     with contextlib.suppress(ValueError):
         return gin.query_parameter(parameter)
@@ -120,7 +159,7 @@ def train_a_step(files, workdir, data_dir):
         for binding in small
     ]
     for name, value in SMALL_IF_BOUND.items():
-        if bound(name) is not None:
+        if isinstance(bound(name), int):
             bindings.append(f"{name} = {value}")
     configurables.parse(files, bindings)
     return gin.get_configurable("train.train")(
@@ -181,4 +220,10 @@ def test_other_model_learns_its_strides(model, tmp_path, data_dir):
 def test_data_set_is_bound(dataset):
     configurables.parse([dataset])
     loader = gin.query_parameter("train.train.dataset")
-    assert loader.configurable.module in ("images", "synthetic", "arrays")
+    assert loader.configurable.module in (
+        "arrays",
+        "audio",
+        "images",
+        "multi_task",
+        "synthetic",
+    )
