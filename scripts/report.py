@@ -1,72 +1,87 @@
 #!/usr/bin/env python3
-"""Tables of a sweep, from the directories of its runs alone.
+"""Tables, figures and a page of a sweep, from the directories of its runs.
 
-    python scripts/report.py runs/table3_cifar10 --rows strides --columns method
+    python scripts/report.py runs/table3_cifar10
+    python scripts/report.py runs/table3_cifar10 --columns strides
+    python scripts/report.py runs/table3_cifar10 --metric val_loss --metric macs
 
-A cell is the mean over the seeds, ± the standard deviation of a sample, and the
-number of runs where it is not that of the other cells. Runs that are not
-finished are named, and left out.
+It prints its tables and writes to `report/` in the directory of the runs:
+`index.html`, which holds everything and needs nothing else; `report.md`; a CSV
+file of each table and one of all runs; the figures as PNG and SVG.
+
+A cell is the mean over the seeds, ± the standard deviation of a sample, the
+best of a row or a column in bold, and the published number in brackets, where
+the sweep file has one. Metrics are those of `history.jsonl` at the end of a
+run, `complexity` (J in Eq. 6) and `total_seconds`.
+
+Runs that failed, are not finished or belong elsewhere are named, and left out.
+A directory of runs that were made one by one is reported, too.
 """
 
 import argparse
-import json
+import os
 import pathlib
-import statistics
+
+# Nothing is trained here: the backend that is there soonest will do.
+os.environ["KERAS_BACKEND"] = "numpy"
+
+from experiments import page, tables
+from experiments.run_folder import read_folder
+from experiments.sweep_file import SweepError
 
 
-def read_runs(directory):
-    """Choices and history of each finished run, and the names of others."""
-    finished, others = [], []
-    for path in sorted(directory.glob("*/sweep.json")):
-        history = path.parent / "history.jsonl"
-        if not (path.parent / "model.keras").exists():
-            others.append(path.parent.name)
-            continue
-        rows = [json.loads(line) for line in history.read_text().splitlines()]
-        finished.append((json.loads(path.read_text())["choices"], rows))
-    return finished, others
+def make_tables(folder, metrics, rows=None, columns=None):
+    """The tables of a report: one for each metric, then all there is."""
+    made = []
+    section = folder.sweep.report if folder.sweep else {}
+    published = folder.sweep.published if folder.sweep else {}
+    columns = columns or section.get("columns") or published.get("columns")
+    rows = rows or ([section["rows"]] if "rows" in section else None)
+    if rows or columns or len(folder.axes) > 1:
+        made += [tables.pivot(folder, m, rows, columns) for m in metrics]
+    made.append(tables.configurations(folder, metrics))
+    cutoffs = tables.cutoffs(folder)
+    return made + ([cutoffs] if cutoffs else [])
 
 
-def cells(runs, rows, columns, metric):
-    """The metric at the end of each run, by row and column."""
-    table = {}
-    for choices, history in runs:
-        for axis in (rows, columns):
-            if axis not in choices:
-                raise SystemExit(
-                    f"The sweep has no axis '{axis}'; it has {list(choices)}"
-                )
-        if metric not in history[-1]:
-            raise SystemExit(
-                f"The runs have no metric '{metric}'; they have "
-                f"{list(history[-1])}"
-            )
-        cell = (choices[rows], choices[columns])
-        table.setdefault(cell, []).append(history[-1][metric])
-    return table
+def choose_metrics(folder, names=(), scale=None, decimals=None):
+    section = folder.sweep.report if folder.sweep else {}
+    published = folder.sweep.published if folder.sweep else {}
+    names = names or section.get("metrics")
+    if not names and published.get("metric"):
+        names = [published["metric"]]
+    names = names or tables.default_metrics(folder.runs)
+    return [tables.find_metric(name, scale, decimals) for name in names]
 
 
-def format_table(table, rows, scale=1.0):
-    """A Markdown table of mean ± standard deviation."""
-    row_names = list(dict.fromkeys(row for row, _ in table))
-    column_names = list(dict.fromkeys(column for _, column in table))
-    usual = statistics.mode(len(values) for values in table.values())
-    lines = [
-        "| " + " | ".join([rows, *column_names]) + " |",
-        "|---" * (len(column_names) + 1) + "|",
-    ]
-    for row in row_names:
-        texts = []
-        for column in column_names:
-            values = [scale * v for v in table.get((row, column), [])]
-            text = f"{statistics.mean(values):.1f}" if values else ""
-            if len(values) > 1:
-                text += f" ± {statistics.stdev(values):.1f}"
-            if values and len(values) != usual:
-                text += f" (n = {len(values)})"
-            texts.append(text)
-        lines.append("| " + " | ".join([row, *texts]) + " |")
-    return "\n".join([*lines, "", f"n = {usual} runs a cell"])
+def write_report(folder, metrics, made, output):
+    """Writes all files of a report; returns the path of the page."""
+    output.mkdir(parents=True, exist_ok=True)
+    drawings = []
+    try:
+        from experiments import figures
+    except ImportError:
+        print("No figures without matplotlib: pip install 'diffstride[plot]'")
+    else:
+        for drawing in figures.draw_all(folder, metrics[0]):
+            _, path = figures.save(drawing, output)
+            drawings.append((drawing, path))
+    for index, table in enumerate(made):
+        path = output / f"table{index + 1}.csv"
+        path.write_text(tables.to_csv(table))
+    (output / "runs.csv").write_text(tables.runs_to_csv(folder))
+    (output / "report.md").write_text(to_markdown(folder, made) + "\n")
+    path = output / "index.html"
+    path.write_text(page.make_page(folder, made, drawings))
+    return path
+
+
+def to_markdown(folder, made):
+    first, trouble = page.summary_lines(folder)
+    parts = [f"{first}."]
+    if trouble:
+        parts.append("Left out:\n" + "\n".join(f"- {line}" for line in trouble))
+    return "\n\n".join([*parts, *map(tables.to_markdown, made)])
 
 
 def main():
@@ -75,22 +90,42 @@ def main():
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("directory", type=pathlib.Path, help="of the runs")
-    parser.add_argument("--rows", default="method", help="axis of the rows")
     parser.add_argument(
-        "--columns", default="strides", help="axis of the columns"
+        "--output", type=pathlib.Path, help="defaults to report/ in it"
     )
-    parser.add_argument("--metric", default="val_accuracy")
     parser.add_argument(
-        "--scale", type=float, default=100.0, help="factor of the metric"
+        "--rows",
+        type=lambda names: names.split(","),
+        help="axes of the rows; defaults to all but that of the columns",
     )
+    parser.add_argument(
+        "--columns", help="axis of the columns; defaults to the last one"
+    )
+    parser.add_argument(
+        "--metric",
+        action="append",
+        default=[],
+        help="defaults to the test accuracy",
+    )
+    parser.add_argument("--scale", type=float, help="factor of the metrics")
+    parser.add_argument("--decimals", type=int, help="of the metrics")
     args = parser.parse_args()
-    runs, others = read_runs(args.directory)
-    for name in others:
-        print(f"not finished: {name}")
-    if not runs:
-        raise SystemExit(f"There is no finished run in {args.directory}")
-    table = cells(runs, args.rows, args.columns, args.metric)
-    print(format_table(table, args.rows, args.scale))
+    try:
+        folder = read_folder(args.directory)
+        if not folder.runs:
+            _, trouble = page.summary_lines(folder)
+            raise SweepError(
+                f"There is no finished run in {args.directory}\n"
+                + "\n".join(f"  {line}" for line in trouble)
+            )
+        metrics = choose_metrics(folder, args.metric, args.scale, args.decimals)
+        made = make_tables(folder, metrics, args.rows, args.columns)
+    except SweepError as error:
+        raise SystemExit(f"Report error: {error}") from None
+    output = args.output or args.directory / "report"
+    path = write_report(folder, metrics, made, output)
+    print(to_markdown(folder, made))
+    print(f"\nThe report: {path}")
 
 
 if __name__ == "__main__":

@@ -1,26 +1,48 @@
-"""Sweeps expand into the runs they name; reports recompute their results."""
+"""Sweeps expand into the runs they name, and make them whatever happens."""
 
-import importlib.util
+import fcntl
 import json
+import os
 import pathlib
-import statistics
+import shlex
+import signal
+import subprocess
+import sys
+import types
+import zipfile
 
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "scripts"))
 
+from experiments import runner, sweep_file  # noqa: E402
 
-def load_script(name):
-    path = ROOT / "scripts" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-sweep = load_script("sweep")
-report = load_script("report")
 SWEEPS = sorted((ROOT / "configs" / "sweeps").glob("*.toml"))
+
+# Stands for the training binary, and does what it is bound to do.
+TRAINER = """
+import json, os, pathlib, signal, sys, zipfile
+workdir = pathlib.Path(sys.argv[-2].removeprefix("--workdir="))
+does = sys.argv[-3].rpartition("=")[2].strip(" '")
+with open(workdir / "visits", "a") as file:
+    file.write(os.environ.get("CUDA_VISIBLE_DEVICES", "all") + "\\n")
+if does == "crash":
+    sys.exit("RuntimeError: out of memory")
+if does.startswith("meet"):
+    # Neither opens the pipe before the other does.
+    open(workdir.parent / "pipe", does[-1]).close()
+if does == "stop" and not (workdir / "saved").exists():
+    def save(number, frame):
+        (workdir / "saved").touch()
+        sys.exit(128 + number)
+    signal.signal(signal.SIGTERM, save)
+    os.kill(os.getppid(), signal.SIGTERM)
+    signal.pause()
+row = {"val_accuracy": 0.5, "epoch": 1}
+(workdir / "history.jsonl").write_text(json.dumps(row))
+zipfile.ZipFile(workdir / "model.keras", "w").close()
+"""
 
 
 def write(path, text):
@@ -28,9 +50,13 @@ def write(path, text):
     return path
 
 
+def read(tmp_path, text):
+    return sweep_file.read_sweep(write(tmp_path / "sweep.toml", text))
+
+
 def test_a_sweep_expands_into_all_combinations(tmp_path):
-    path = write(
-        tmp_path / "sweep.toml",
+    runs = read(
+        tmp_path,
         """
         config = ["a.gin"]
         seeds = [1, 2]
@@ -42,13 +68,12 @@ def test_a_sweep_expands_into_all_combinations(tmp_path):
         [axes.ramp.choices]
         inside = ["r.gin", "p.ramp = 'inside'"]
         """,
-    )
-    runs = sweep.read_sweep(path)
+    ).runs
     assert len({run.name for run in runs}) == len(runs) == 8
     # All choices come before the second seed.
     assert [run.seed for run in runs] == [1] * 4 + [2] * 4
     assert runs[1].name == "method=x,strides=3.5,ramp=inside,seed=1"
-    assert runs[4].command("w") == [
+    command = [
         "--gin_file=a.gin",
         "--gin_file=pooling/x.gin",
         "--gin_file=r.gin",
@@ -57,6 +82,48 @@ def test_a_sweep_expands_into_all_combinations(tmp_path):
         "--workdir=w/method=x,strides=1-2,ramp=inside,seed=2",
         "--seed=2",
     ]
+    assert runs[4].command("w") == command
+    # A shell makes of the printed command what it was.
+    printed = sweep_file.shell_command([*command, "--gin_param=a = '$b\"'"])
+    assert shlex.split(printed)[3:] == [*command, "--gin_param=a = '$b\"'"]
+
+
+def drawn(tmp_path, between, per_axis="false", seed=3, draws=5):
+    sweep = read(
+        tmp_path,
+        f"""
+        config = ["a.gin"]
+        seeds = [1]
+        [axes.strides]
+        gin_param = "net.strides"
+        values = [[1, 2, 2]]
+        [axes.strides.random]
+        template = [1, "?", "?"]
+        between = {between}
+        draws = {draws}
+        seed = {seed}
+        per_axis = {per_axis}
+        """,
+    )
+    params = [choice.params[0] for choice in sweep.axes["strides"]]
+    return [json.loads(param.partition(" = ")[2]) for param in params]
+
+
+def test_random_values_are_distinct_and_the_same_every_time(tmp_path):
+    strides = drawn(tmp_path, "[1, 3]", draws=8)
+    # All nine pairs of integers, the given one first, each once.
+    assert strides[0] == [1, 2, 2]
+    assert sorted(strides) == [[1, a, b] for a in (1, 2, 3) for b in (1, 2, 3)]
+    assert drawn(tmp_path, "[1, 3]", draws=8) == strides
+    assert drawn(tmp_path, "[1, 3]", draws=8, seed=4) != strides
+    fractions = drawn(tmp_path, "[1.0, 3.0]")[1:]
+    assert all(1 <= s <= 3 for row in fractions for s in row[1:])
+    assert any(s % 1 for row in fractions for s in row[1:])
+    by_axis = drawn(tmp_path, "[1.0, 3.0]", per_axis="true")[1:]
+    assert all(len(pair) == 2 for row in by_axis for pair in row[1:])
+    assert any(height != width for _, (height, width), _ in by_axis)
+    with pytest.raises(sweep_file.SweepError, match="too few different values"):
+        drawn(tmp_path, "[1, 3]", draws=9)
 
 
 @pytest.mark.parametrize(
@@ -70,6 +137,11 @@ def test_a_sweep_expands_into_all_combinations(tmp_path):
             "axis 'a' must have",
         ),
         (
+            "config = []\nseeds = [1]\n[axes.a]\ngin_param = 'b.c'\n"
+            "[axes.a.random]\nlow = 1",
+            "`random` of axis 'a' must have",
+        ),
+        (
             "config = []\nseeds = [1]\n[axes.a.choices]\nx = 'y'",
             "choice 'x' of axis 'a' must be a list",
         ),
@@ -77,98 +149,214 @@ def test_a_sweep_expands_into_all_combinations(tmp_path):
             "config = []\nseeds = [1]\n[axes.a]\ngin_file = ['b/x', 'c/x']",
             "several runs have the name a=x,seed=1",
         ),
+        (
+            "config = []\nseeds = [1]\n[report]\ncolumns = 'a'",
+            "`columns` must be an axis",
+        ),
     ],
 )
 def test_errors_name_the_culprit(tmp_path, text, message):
-    with pytest.raises(sweep.SweepError, match=message):
-        sweep.read_sweep(write(tmp_path / "sweep.toml", text))
-    with pytest.raises(sweep.SweepError, match="There is no file"):
-        sweep.read_sweep(tmp_path / "none.toml")
+    with pytest.raises(sweep_file.SweepError, match=message):
+        read(tmp_path, text)
+    with pytest.raises(sweep_file.SweepError, match="There is no file"):
+        sweep_file.read_sweep(tmp_path / "none.toml")
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 def test_shipped_sweeps_name_files_that_exist(path):
-    runs = sweep.read_sweep(path)
-    files = {f for r in runs for f in r.files} | {
-        f for r in runs for c in r.choices for f in c.files
+    sweep = sweep_file.read_sweep(path)
+    files = {f for r in sweep.runs for f in r.files} | {
+        f for r in sweep.runs for c in r.choices for f in c.files
     }
     assert files
     assert [f for f in files if not (ROOT / "configs" / f).exists()] == []
+    assert f"python scripts/sweep.py configs/sweeps/{path.name}" in sweep.header
     # A published value belongs to a choice that the sweep makes.
-    published = sweep.tomllib.loads(path.read_text()).get("published")
-    if published:
-        rows, columns = (
-            dict.fromkeys(
-                c.label
-                for r in runs
-                for c in r.choices
-                if c.axis == published[axis]
-            )
-            for axis in ("rows", "columns")
+    if sweep.published:
+        values = sweep.published["values"]
+        labels = {
+            axis: [choice.label for choice in choices]
+            for axis, choices in sweep.axes.items()
+        }
+        assert list(values) == labels[sweep.published["rows"]]
+        if "columns" in sweep.published:
+            columns = labels[sweep.published["columns"]]
+            assert {len(texts) for texts in values.values()} == {len(columns)}
+        else:
+            assert all(isinstance(text, str) for text in values.values())
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Makes runs that do what they are told; returns failures and progress."""
+    trainer = ("-S", "-E", str(write(tmp_path / "trainer.py", TRAINER)))
+
+    def make(*does, parallel=1, gpus=(), say=None):
+        sweep = read(
+            tmp_path,
+            f"config = ['a.gin']\nseeds = [1]\n[axes.does]\n"
+            f"gin_param = 'a.b'\nvalues = {list(does)}",
         )
-        assert list(published["values"]) == list(rows)
-        assert {len(v) for v in published["values"].values()} == {len(columns)}
+        lines = []
+
+        def note(line):
+            lines.append(line)
+            if say:
+                say(line)
+
+        executor = runner.Local(parallel, gpus, trainer)
+        failed = runner.make_runs(sweep.runs, tmp_path, executor, note)
+        return {run.name: why for run, why in failed.items()}, lines
+
+    return make
 
 
-def make_run(directory, method, seed, accuracy, finished=True):
-    directory = directory / f"method={method},seed={seed}"
+def visits(tmp_path, does):
+    path = tmp_path / f"does={does},seed=1" / "visits"
+    return path.read_text().split() if path.exists() else []
+
+
+def test_crashes_are_named_and_finished_runs_not_made_again(tmp_path, make):
+    # A model that was cut off while it was saved does not count.
+    finished = tmp_path / "does=before,seed=1"
+    cut_off = tmp_path / "does=b,seed=1"
+    for directory in (finished, cut_off):
+        directory.mkdir()
+        zipfile.ZipFile(directory / "model.keras", "w").close()
+    with open(cut_off / "model.keras", "rb+") as file:
+        file.truncate(10)
+    failed, lines = make("before", "crash", "b")
+    assert list(failed) == ["does=crash,seed=1"]
+    assert "exit code 1: RuntimeError: out of memory" in str(failed)
+    failure = tmp_path / "does=crash,seed=1" / "failure.json"
+    assert json.loads(failure.read_text()) == {
+        "code": 1,
+        "error": "RuntimeError: out of memory",
+    }
+    assert lines[0] == "[1/3] does=before,seed=1: finished before"
+    assert lines[2].startswith("[2/3] does=crash,seed=1: failed with 1; see ")
+    assert "(1 of 2 done, about " in lines[2]
+    assert lines[4].endswith("val_accuracy 0.5000 (2 of 2 done)")
+    assert visits(tmp_path, "before") == []
+    # The failed one is tried again, the others are not.
+    make("before", "crash", "b")
+    assert len(visits(tmp_path, "crash")) == 2
+    assert len(visits(tmp_path, "b")) == 1
+
+
+def test_another_binding_is_another_run(tmp_path, make):
+    make("a")
+    path = tmp_path / "does=a,seed=1" / "sweep.json"
+    described = json.loads(path.read_text())
+    assert described["choices"] == {"does": "a"}
+    described["command"].append("--gin_param=c.d = 1")
+    path.write_text(json.dumps(described))
+    failed, lines = make("a")
+    assert list(failed) == ["does=a,seed=1"]
+    assert "of another command" in lines[0]
+
+
+def test_runs_in_parallel_each_with_a_gpu(tmp_path, make):
+    os.mkfifo(tmp_path / "pipe")
+    failed, _ = make("meet_w", "meet_r", parallel=2, gpus=["4", "7"])
+    assert not failed
+    used = [visits(tmp_path, "meet_w"), visits(tmp_path, "meet_r")]
+    assert used == [["4"], ["7"]]
+
+
+def test_interrupted_runs_save_and_go_on(tmp_path, make):
+    previous = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        make("stop", "a")
+    assert signal.getsignal(signal.SIGTERM) == previous
+    directory = tmp_path / "does=stop,seed=1"
+    assert (directory / "saved").exists()
+    # What was asked to stop did not fail.
+    assert not (directory / "failure.json").exists()
+    assert visits(tmp_path, "a") == []
+    failed, _ = make("stop", "a")
+    assert not failed
+    assert len(visits(tmp_path, "stop")) == 2
+
+
+def test_a_run_that_another_sweep_makes_is_waited_for(tmp_path, make):
+    directory = tmp_path / "does=a,seed=1"
     directory.mkdir()
-    choices = {"method": method, "strides": "2"}
-    write(directory / "sweep.json", json.dumps({"choices": choices}))
-    lines = [{"val_accuracy": 0.1}, {"val_accuracy": accuracy}]
-    write(directory / "history.jsonl", "\n".join(map(json.dumps, lines)))
-    if finished:
-        write(directory / "model.keras", "")
+    other = open(directory / "lock", "a")
+    fcntl.flock(other, fcntl.LOCK_EX)
+
+    def finish(line):
+        if "another process makes it" in line:
+            write(directory / "history.jsonl", '{"val_accuracy": 0.25}')
+            zipfile.ZipFile(directory / "model.keras", "w").close()
+            other.close()
+
+    failed, lines = make("a", "b", say=finish)
+    assert not failed
+    assert visits(tmp_path, "a") == []
+    assert any("val_accuracy 0.2500" in line for line in lines)
 
 
-def test_report_recomputes_means_and_deviations(tmp_path):
-    for seed, accuracy in enumerate([0.5, 0.6, 0.75]):
-        make_run(tmp_path, "a", seed, accuracy)
-    for seed, accuracy in enumerate([0.8, 0.9]):
-        make_run(tmp_path, "b", seed, accuracy)
-    make_run(tmp_path, "b", 2, 0.2, finished=False)
-    write(tmp_path / "stray.txt", "not a run")
-    runs, others = report.read_runs(tmp_path)
-    assert others == ["method=b,seed=2"]
-    table = report.cells(runs, "method", "strides", "val_accuracy")
-    text = report.format_table(table, "method", 100)
-    deviation = statistics.stdev([50, 60, 75])
-    assert f"| a | {185 / 3:.1f} ± {deviation:.1f} |" in text
-    assert "| b | 85.0 ± 7.1 (n = 2) |" in text
-    with pytest.raises(SystemExit, match="no axis 'ramp'"):
-        report.cells(runs, "ramp", "strides", "val_accuracy")
-    with pytest.raises(SystemExit, match="no metric 'f1'"):
-        report.cells(runs, "method", "strides", "f1")
+def test_ray_makes_the_same_runs(tmp_path, make, monkeypatch):
+    """Against a stand-in for Ray that has what we call of it."""
+    calls = []
 
+    class Remote:
+        def __init__(self, function):
+            self.function = function
 
-def test_finished_runs_are_not_made_again_and_failures_named(
-    tmp_path, monkeypatch, capsys
-):
-    path = write(
-        tmp_path / "sweep.toml",
-        'config = ["a.gin"]\nseeds = [1, 2, 3]\n',
+        def remote(self, *args):
+            calls.append(args)
+            return len(calls) - 1
+
+    def get(reference):
+        directory, command, train, wait = calls[reference]
+        if "lost" in directory:
+            raise stand_in.exceptions.RayError("trace\nThe node died.")
+        return runner.train(directory, command, train, wait)
+
+    stand_in = types.SimpleNamespace(
+        init=lambda **kwargs: None,
+        cluster_resources=lambda: {"CPU": 4.0},
+        cloudpickle=types.SimpleNamespace(
+            register_pickle_by_value=lambda module: None
+        ),
+        remote=lambda **resources: (
+            calls.append(resources) or (lambda function: Remote(function))
+        ),
+        wait=lambda references: (references[:1], references[1:]),
+        get=get,
+        exceptions=types.SimpleNamespace(
+            RayError=type("RayError", (Exception,), {})
+        ),
     )
-    runs = sweep.read_sweep(path)
-    (tmp_path / runs[0].name).mkdir()
-    write(tmp_path / runs[0].name / "model.keras", "")
-    made = []
+    monkeypatch.setitem(sys.modules, "ray", stand_in)
+    trainer = ("-S", "-E", str(tmp_path / "trainer.py"))
+    executor = runner.Ray(cpus=2, train_arguments=trainer)
+    assert calls == [{"num_cpus": 2, "num_gpus": 0, "max_retries": 3}]
+    monkeypatch.setattr(runner, "Local", lambda *args: executor)
+    failed, _ = make("a", "lost", "crash")
+    assert list(failed) == ["does=lost,seed=1", "does=crash,seed=1"]
+    assert "The node died." in failed["does=lost,seed=1"]
+    assert len(visits(tmp_path, "a")) == 1
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(sweep_file.SweepError, match=r"diffstride\[ray\]"):
+        runner.Ray()
 
-    def train(command, **_):
-        workdir = pathlib.Path(command[-2].removeprefix("--workdir="))
-        made.append(workdir.name)
-        if workdir.name == "seed=2":
-            return sweep.subprocess.CompletedProcess(command, 7)
-        write(workdir / "history.jsonl", '{"val_accuracy": 0.5}\n')
-        return sweep.subprocess.CompletedProcess(command, 0)
 
-    monkeypatch.setattr(sweep.subprocess, "run", train)
-    failed = sweep.make_runs(runs, tmp_path, verbose=False)
-    assert made == ["seed=2", "seed=3"]
-    assert [run.name for run in failed] == ["seed=2"]
-    output = capsys.readouterr().out
-    # Another binding is another run, finished or not.
-    other = sweep.dataclasses.replace(runs[2], params=("a.b = 1",))
-    assert sweep.make_runs([other], tmp_path, verbose=False) == [other]
-    assert "[1/3] seed=1: finished before" in output
-    assert "[2/3] seed=2: failed with 7" in output
-    assert "[3/3] seed=3: val_accuracy 0.5000" in output
+def test_dry_run_prints_the_commands(tmp_path):
+    command = [sys.executable, "scripts/sweep.py", "configs/sweeps/{}.toml"]
+    output = subprocess.check_output(
+        [c.format("table3_cifar10") for c in command]
+        + ["--dry_run", f"--workdir={tmp_path / 'w'}", "--gin_param=a.b = 'c'"],
+        cwd=ROOT,
+        text=True,
+    )
+    lines = output.splitlines()
+    assert len(lines) == 6 * 3 * 3
+    assert all(
+        line.startswith("python -m diffstride.train --gin_file=")
+        and "\"--gin_param=a.b = 'c'\"" in line
+        for line in lines
+    )
+    assert not (tmp_path / "w").exists()

@@ -1,0 +1,1 @@
+"""What `sweep.py` and `report.py` are made of."""

@@ -1,0 +1,355 @@
+"""Makes the runs of a sweep, here or on a cluster, and outlives their crashes.
+
+Every run is a process of the training binary, which goes on by itself where it
+was interrupted. A lock in the run's directory, held as long as that process
+lives, keeps two sweeps from making the same run.
+"""
+
+import collections
+import contextlib
+import json
+import os
+import pathlib
+import queue
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+
+try:
+    import fcntl
+except ImportError:  # Windows: sweeps must not share a directory there.
+    fcntl = None
+
+from experiments.sweep_file import SweepError
+
+TRAIN = ("-m", "diffstride.train")
+
+
+def is_finished(directory):
+    """Whether the trainer saved the trained model, which it does at the end."""
+    return zipfile.is_zipfile(pathlib.Path(directory) / "model.keras")
+
+
+def is_of_another_command(run, workdir):
+    """Whether a directory holds a run of other files or bindings."""
+    path = workdir / run.name / "sweep.json"
+    if not path.exists():
+        return False
+
+    def bindings(command):
+        return [part for part in command if not part.startswith("--workdir=")]
+
+    try:
+        before = json.loads(path.read_text())["command"]
+    except (ValueError, KeyError, TypeError):
+        return False  # Half a file, of a sweep that was killed.
+    return bindings(before) != bindings(run.command(workdir))
+
+
+def train(
+    directory,
+    command,
+    train=TRAIN,
+    wait=False,
+    environment=(),
+    launch=subprocess.Popen,
+):
+    """Makes one run, in a process of its own.
+
+    Args:
+        directory: of the run.
+        command: arguments of the training binary.
+        train: arguments of Python before them.
+        wait: whether to wait where another process makes the same run.
+        environment: dict, added to the environment of the process.
+        launch: function that starts the process.
+
+    Returns:
+        The exit code, or None where another process makes the run.
+    """
+    directory = pathlib.Path(directory)
+    failure = directory / "failure.json"
+    with open(directory / "lock", "a") as lock:
+        if fcntl:
+            try:
+                fcntl.flock(
+                    lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB)
+                )
+            except BlockingIOError:
+                return None
+        if is_finished(directory):
+            return 0
+        failure.unlink(missing_ok=True)
+        with open(directory / "log.txt", "ab") as log:
+            process = launch(
+                [sys.executable, *train, *command],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                # The process inherits the lock: it may outlive this one.
+                pass_fds=[lock.fileno()] if fcntl else (),
+                # Ctrl-C is for the sweep, which then asks its runs to stop.
+                start_new_session=True,
+                env={**os.environ, **dict(environment)},
+            )
+        try:
+            code = process.wait()
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
+        if code and code != 128 + signal.SIGTERM:
+            failure.write_text(
+                json.dumps({"code": code, "error": last_words(directory)})
+            )
+        return code
+
+
+def last_words(directory):
+    """The last line of a run's log that says something."""
+    try:
+        with open(pathlib.Path(directory) / "log.txt", "rb") as log:
+            log.seek(max(0, os.fstat(log.fileno()).st_size - 10_000))
+            lines = log.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    lines = [line.strip() for line in lines if line.strip()]
+    errors = [line for line in lines if re.match(r"[\w.]*(Error|Exit)\b", line)]
+    return [*lines, *errors][-1] if lines else ""
+
+
+class Local:
+    """Makes runs on this machine.
+
+    Args:
+        parallel: integer. How many at a time.
+        gpus: names of devices, of which each run gets one; or none, and each
+            run sees all.
+    """
+
+    def __init__(self, parallel=1, gpus=(), train_arguments=TRAIN):
+        self.parallel = min(parallel, len(gpus)) if gpus else parallel
+        self._train = train_arguments
+        self._gpus = list(gpus)
+        self._processes = {}
+        self._stopping = False
+        self._starting = threading.Lock()
+        self._ended = queue.Queue()
+        self.running = 0
+
+    def has_room(self):
+        return self.running < self.parallel
+
+    def start(self, run, directory, command, wait):
+        self.running += 1
+        gpu = self._gpus.pop(0) if self._gpus else None
+        environment = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
+
+        def launch(*args, **kwargs):
+            with self._starting:
+                if self._stopping:
+                    raise InterruptedError("The sweep stops")
+                process = subprocess.Popen(*args, **kwargs)
+                self._processes[run] = process
+                return process
+
+        def make():
+            try:
+                code = train(
+                    directory, command, self._train, wait, environment, launch
+                )
+            except OSError as error:
+                code = str(error)
+            self._ended.put((run, code, gpu))
+
+        threading.Thread(target=make, daemon=True).start()
+
+    def next_ended(self):
+        run, code, gpu = self._ended.get()
+        self.running -= 1
+        self._processes.pop(run, None)
+        if gpu is not None:
+            self._gpus.append(gpu)
+        return run, code
+
+    def stop(self):
+        with self._starting:
+            self._stopping = True
+        for process in self._processes.values():
+            process.terminate()
+        for process in self._processes.values():
+            process.wait()
+
+
+class Ray:
+    """Makes runs on a Ray cluster.
+
+    All nodes need this package and see the directory of the sweep. The cluster
+    is that of `RAY_ADDRESS`; without one, Ray starts on this machine.
+
+    Args:
+        cpus: number of cores for a run.
+        gpus: number of GPUs for a run. Defaults to one where there are any.
+    """
+
+    def __init__(self, cpus=1, gpus=None, train_arguments=TRAIN):
+        try:
+            import ray
+        except ImportError:
+            raise SweepError(
+                "`--ray` needs Ray: pip install 'diffstride[ray]'"
+            ) from None
+        self._ray = ray
+        ray.init(log_to_driver=False)
+        if gpus is None:
+            gpus = min(1, ray.cluster_resources().get("GPU", 0))
+        # The nodes need not have these scripts.
+        for module in ("experiments.runner", "experiments.sweep_file"):
+            ray.cloudpickle.register_pickle_by_value(sys.modules[module])
+        # A run goes on where it was when its node was lost.
+        self._remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=3)(
+            train
+        )
+        self._train = train_arguments
+        self._references = {}
+
+    @property
+    def running(self):
+        return len(self._references)
+
+    def has_room(self):
+        return True  # Ray has a queue of its own.
+
+    def start(self, run, directory, command, wait):
+        reference = self._remote.remote(
+            str(directory), command, self._train, wait
+        )
+        self._references[reference] = run
+
+    def next_ended(self):
+        [reference], _ = self._ray.wait(list(self._references))
+        run = self._references.pop(reference)
+        try:
+            return run, self._ray.get(reference)
+        except self._ray.exceptions.RayError as error:
+            return run, str(error).strip().splitlines()[-1]
+
+    def stop(self):
+        for reference in self._references:
+            self._ray.cancel(reference)
+        self._ray.wait(
+            list(self._references),
+            num_returns=len(self._references),
+            timeout=120,
+        )
+        self._ray.shutdown()
+
+
+def make_runs(runs, workdir, executor, say=print):
+    """Makes the runs that are not finished.
+
+    Args:
+        runs: list of `Run`.
+        workdir: directory of the sweep.
+        executor: `Local` or `Ray`.
+        say: function that takes a line of progress.
+
+    Returns:
+        The runs that failed, with a word on each.
+    """
+    workdir = pathlib.Path(workdir)
+    heads = {
+        run: f"[{index + 1}/{len(runs)}] {run.name}"
+        for index, run in enumerate(runs)
+    }
+    failed, pending = {}, collections.deque()
+    for run in runs:
+        if is_of_another_command(run, workdir):
+            failed[run] = f"{workdir / run.name} is of another command"
+            say(f"{heads[run]}: of another command; see its sweep.json")
+        elif is_finished(workdir / run.name):
+            say(f"{heads[run]}: finished before")
+        else:
+            pending.append((run, False))
+    total, made, start = len(pending), 0, time.monotonic()
+    try:
+        with _interrupted_by_sigterm():
+            while pending or executor.running:
+                while pending and executor.has_room():
+                    run, wait = pending.popleft()
+                    directory = workdir / run.name
+                    directory.mkdir(parents=True, exist_ok=True)
+                    (directory / "sweep.json").write_text(
+                        json.dumps(run.description(workdir))
+                    )
+                    executor.start(run, directory, run.command(workdir), wait)
+                    say(
+                        f"{heads[run]}: waiting"
+                        if wait
+                        else f"{heads[run]}: starts"
+                    )
+                run, code = executor.next_ended()
+                if code is None:
+                    say(f"{heads[run]}: another process makes it; later")
+                    pending.append((run, True))
+                    continue
+                made += 1
+                directory = workdir / run.name
+                if code == 0 and is_finished(directory):
+                    outcome = last_result(directory)
+                else:
+                    words = last_words(directory)
+                    failed[run] = f"exit code {code}: {words}"
+                    outcome = f"failed with {code}; see {directory / 'log.txt'}"
+                say(f"{heads[run]}: {outcome}{_progress(made, total, start)}")
+    except KeyboardInterrupt:
+        say("Stopping: runs save a checkpoint. The same command goes on.")
+        executor.stop()
+        raise
+    return failed
+
+
+@contextlib.contextmanager
+def _interrupted_by_sigterm():
+    """Makes SIGTERM act as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _progress(made, total, start):
+    seconds = (time.monotonic() - start) / made * (total - made)
+    left = f", about {duration(seconds)} left" if made < total else ""
+    return f" ({made} of {total} done{left})"
+
+
+def duration(seconds):
+    """A time to wait, as one would say it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def last_result(directory):
+    """The final metrics on the test split, from the history."""
+    lines = (directory / "history.jsonl").read_text().splitlines()
+    row = json.loads(lines[-1])
+    return ", ".join(
+        f"{name} {value:.4f}"
+        for name, value in row.items()
+        if name.startswith("val_")
+    )
