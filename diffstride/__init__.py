@@ -1,5 +1,6 @@
 """Learned strides and learned temporal resolution for Keras."""
 
+from diffstride.freezing import freeze
 from diffstride.pooling import (
     DiffStride,
     DiffStride1D,
@@ -22,4 +23,5 @@ __all__ = [
     "FixedSpectralPooling3D",
     "SpatialPooling",
     "StrideConstraint",
+    "freeze",
 ]

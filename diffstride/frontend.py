@@ -157,14 +157,7 @@ class LogMelSpectrogram(keras.layers.Layer):
     def call(self, inputs):
         inputs = ops.cast(inputs, "float32")
         self._check_length(inputs.shape[-1])
-        real, imaginary = ops.stft(
-            ops.pad(inputs, [(0, 0), self._padding()]),
-            sequence_length=self._window_length,
-            sequence_stride=self._hop_length,
-            fft_length=self._fft_length,
-            window=self._window,
-            center=False,
-        )
+        real, imaginary = self._short_time_transform(inputs)
         spectrum = ops.square(real) + ops.square(imaginary)
         if self.power != 2:
             # The gradient of a root is infinite at zero.
@@ -175,6 +168,17 @@ class LogMelSpectrogram(keras.layers.Layer):
         mels = ops.matmul(spectrum, self._mel_matrix)
         outputs = ops.expand_dims(ops.log(mels + self.log_offset), -1)
         return ops.cast(outputs, self.compute_dtype)
+
+    def _short_time_transform(self, waveforms):
+        """Real and imaginary parts of the transform of every frame."""
+        return ops.stft(
+            ops.pad(waveforms, [(0, 0), self._padding()]),
+            sequence_length=self._window_length,
+            sequence_stride=self._hop_length,
+            fft_length=self._fft_length,
+            window=self._window,
+            center=False,
+        )
 
     def compute_output_shape(self, input_shape):
         batch, samples = input_shape

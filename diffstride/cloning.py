@@ -1,0 +1,165 @@
+"""Copies of a model in which some layers are others.
+
+`keras.models.clone_model` does the walk; this adds what it leaves out: models
+inside of models, Sequential ones among them, and the state of the layers.
+"""
+
+import contextlib
+
+import keras
+from keras import tree
+
+
+def is_graph(layer):
+    """Whether a layer is a model that Keras knows the graph of."""
+    return isinstance(layer, keras.Model) and hasattr(layer, "outputs")
+
+
+def graph(model):
+    """The graph of a model as a Functional model on the same layers.
+
+    Unlike the model itself it is not compiled, and it is never Sequential.
+    """
+    if isinstance(model, keras.Sequential):
+        inputs, outputs = model.inputs[0], model.outputs[0]
+    else:
+        inputs, outputs = model.input, model.output
+    return keras.Model(inputs, outputs, name=model.name)
+
+
+def nodes(model):
+    """The calls in the graph of a model, each after those it depends on."""
+    by_depth = graph(model)._nodes_by_depth
+    for depth in sorted(by_depth, reverse=True):
+        yield from (node for node in by_depth[depth] if not node.is_input)
+
+
+def check_graph(model):
+    """Raises an error where a model cannot be copied layer by layer."""
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            "`model` must be a Keras model. "
+            f"Received: model={model} of type {type(model).__name__}"
+        )
+    with contextlib.suppress(AttributeError, ValueError):
+        if is_graph(model) and model.inputs:
+            return
+    raise ValueError(
+        "`model` must be a Functional model, or a Sequential one that is "
+        "built: Keras does not know the graph of others. "
+        f"Received: model={model.name} of type {type(model).__name__}"
+    )
+
+
+def copy(layer):
+    """A layer of the same class and config, with weights of its own."""
+    return type(layer).from_config(layer.get_config())
+
+
+def clone(model, replace=copy, call=None, input_shape=None, without=()):
+    """Copies a model with all its weights.
+
+    Args:
+        model: a Functional model, or a Sequential one that is built.
+        replace: function from a layer to the one that takes its place.
+        call: function `(layer, replacement, *args, **kwargs)` that calls the
+            replacement of a layer. Defaults to a plain call.
+        input_shape: shape of an example, for a model with one input. Defaults
+            to the shapes that the model has.
+        without: class, or tuple of classes. Layers whose state is left behind.
+
+    Returns:
+        A Functional model that is not compiled.
+    """
+    check_graph(model)
+    replacements, models = {}, {}
+
+    def clone_function(layer):
+        if is_graph(layer):
+            # Copied when it is called, for the shapes it is called with.
+            return layer
+        if id(layer) not in replacements:
+            replacements[id(layer)] = (layer, replace(layer))
+        return replacements[id(layer)][1]
+
+    def call_function(layer, *args, **kwargs):
+        if is_graph(layer):
+            if id(layer) not in models:
+                models[id(layer)] = clone_graph(layer, args[0])
+            return models[id(layer)](*args, **kwargs)
+        if call is None:
+            return layer(*args, **kwargs)
+        return call(originals(layer), layer, *args, **kwargs)
+
+    def originals(replacement):
+        return next(
+            layer
+            for layer, other in replacements.values()
+            if other is replacement
+        )
+
+    def clone_graph(model, examples):
+        model = graph(model)
+        inputs = tree.map_structure(
+            lambda tensor, example: keras.Input(
+                batch_shape=example.shape, dtype=tensor.dtype, name=tensor.name
+            ),
+            model.input,
+            examples,
+        )
+        return keras.models.clone_model(
+            model, inputs, clone_function, call_function
+        )
+
+    inputs = graph(model).input
+    if input_shape is not None:
+        inputs = _examples(inputs, input_shape)
+    clone = clone_graph(model, inputs)
+    for layer, replacement in replacements.values():
+        carry_state(layer, replacement, without)
+    return clone
+
+
+def _examples(inputs, input_shape):
+    if tree.is_nested(inputs) and len(tree.flatten(inputs)) > 1:
+        raise ValueError(
+            "`input_shape` must be None for a model of several inputs. "
+            f"Received: input_shape={input_shape} for inputs {inputs}"
+        )
+    shape = tuple(input_shape)
+
+    def example(tensor):
+        known = tensor.shape[1:]
+        if len(shape) != len(known) or any(
+            size not in (None, given)
+            for size, given in zip(known, shape, strict=True)
+        ):
+            raise ValueError(
+                "`input_shape` must be a shape that the model takes, without "
+                f"the batch: {known}. Received: input_shape={shape}"
+            )
+        return keras.KerasTensor((None, *shape), tensor.dtype)
+
+    return tree.map_structure(example, inputs)
+
+
+def carry_state(source, target, without=()):
+    """Sets a layer, and all layers in it, to the state of another."""
+    sources = [
+        layer for layer in _stateful(source) if not isinstance(layer, without)
+    ]
+    for old, new in zip(sources, _stateful(target), strict=True):
+        # As saving and loading do: a layer may do more than set its weights.
+        store = {}
+        old.save_own_variables(store)
+        new.load_own_variables(store)
+
+
+def _stateful(layer):
+    if not isinstance(layer, keras.layers.Layer):
+        return []  # An operation in the graph, such as an addition.
+    return [
+        inner
+        for inner in layer._flatten_layers()
+        if inner._trainable_variables or inner._non_trainable_variables
+    ]
