@@ -4,6 +4,7 @@
 inside of models, Sequential ones among them, and the state of the layers.
 """
 
+import collections
 import contextlib
 
 import keras
@@ -32,6 +33,19 @@ def nodes(model):
     by_depth = graph(model)._nodes_by_depth
     for depth in sorted(by_depth, reverse=True):
         yield from (node for node in by_depth[depth] if not node.is_input)
+
+
+def users(model):
+    """What takes the output of each operation, and None for the model's own."""
+    found = collections.defaultdict(list)
+    for node in nodes(model):
+        if is_graph(node.operation):
+            found.update(users(node.operation))
+        for tensor in node.input_tensors:
+            found[tensor._keras_history.operation].append(node.operation)
+    for tensor in graph(model).outputs:
+        found[tensor._keras_history.operation].append(None)
+    return found
 
 
 def check_graph(model):
