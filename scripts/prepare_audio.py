@@ -5,10 +5,15 @@ r"""Decodes sound files once, into a prepared data set of TFDS.
     python scripts/prepare_audio.py --folder=sounds --name=my_sounds
 
 A manifest is a CSV file with the columns `path`, `label`, and `split` or
-`fold`; a folder has a folder for each class. ESC-50, as it is published:
+`fold`; a folder has a folder for each class. Where a sound may have several
+labels, `--label_separator=,` tells what is between them.
 
-    python scripts/prepare_audio.py --manifest=meta/esc50.csv --root=audio \
-        --path_column=filename --label_column=category --name=esc50
+ESC-50, FSD50K and AudioSet, in the folders that they are published in (see
+`diffstride.data.published`):
+
+    python scripts/prepare_audio.py --esc50=ESC-50-master --name=esc50
+    python scripts/prepare_audio.py --fsd50k=FSD50K --name=fsd50k
+    python scripts/prepare_audio.py --audioset=audioset --name=audioset
 
 The 35 words of Speech Commands with its official splits, of which TFDS itself
 keeps ten:
@@ -17,6 +22,10 @@ keeps ten:
         --list=test=speech_commands_v0.02/testing_list.txt \
         --list=validation=speech_commands_v0.02/validation_list.txt \
         --name=speech_words
+
+The data are written in shards. After an interruption the same command goes on
+with those that are missing. Several machines with a common folder share the
+work when each adds `--process_count=N --process_index=0` to N - 1.
 
 WAV, FLAC and Ogg files of any sample rate, any number of channels and bits
 become 16-bit samples of one channel at `--sample_rate`. Files that are empty,
@@ -30,7 +39,7 @@ in a gin file, and `audio.tfds_audio.data_dir` if `--data_dir` was given.
 
 from absl import app, flags
 
-from diffstride.data import audio, manifest, windows
+from diffstride.data import audio, manifest, prepare, published, windows
 
 FLAGS = flags.FLAGS
 
@@ -44,12 +53,22 @@ flags.DEFINE_integer("test_percent", 20, "How much of a folder to test on.")
 flags.DEFINE_multi_string(
     "list", [], "SPLIT=FILE, a list of the files of a folder in that split."
 )
+flags.DEFINE_string("label_separator", None, "What is between labels.")
+flags.DEFINE_string("esc50", None, "Folder of ESC-50.")
+flags.DEFINE_bool("esc10", False, "Whether to take of it what is ESC-10.")
+flags.DEFINE_string("fsd50k", None, "Folder of FSD50K.")
+flags.DEFINE_string("audioset", None, "Folder of AudioSet.")
 flags.DEFINE_string("name", None, "Name of the data set.", required=True)
 flags.DEFINE_string("version", "1.0.0", "Version of the data set.")
 flags.DEFINE_string("data_dir", None, "Folder of prepared data sets.")
 flags.DEFINE_integer("sample_rate", 16000, "Samples per second.")
 flags.DEFINE_integer("batch_size", 256, "Batch size of the time it takes.")
-flags.mark_flags_as_mutual_exclusive(["manifest", "folder"], required=True)
+flags.DEFINE_integer("shard_size", 1000, "Number of files in a shard.")
+flags.DEFINE_integer("process_index", 0, "Number of this process.")
+flags.DEFINE_integer("process_count", 1, "Number of processes.")
+flags.mark_flags_as_mutual_exclusive(
+    ["manifest", "folder", "esc50", "fsd50k", "audioset"], required=True
+)
 
 
 def read_rows():
@@ -60,7 +79,14 @@ def read_rows():
             FLAGS.path_column,
             FLAGS.label_column,
             FLAGS.split_column,
+            FLAGS.label_separator,
         )
+    if FLAGS.esc50:
+        return published.esc50(FLAGS.esc50, FLAGS.esc10)
+    if FLAGS.fsd50k:
+        return published.fsd50k(FLAGS.fsd50k)
+    if FLAGS.audioset:
+        return published.audioset(FLAGS.audioset)
     lists = dict(item.split("=", 1) for item in FLAGS.list)
     return manifest.read_folder(FLAGS.folder, FLAGS.test_percent, lists)
 
@@ -69,15 +95,21 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {' '.join(argv[1:])}")
     try:
-        builder, report = manifest.prepare(
+        builder, report = prepare.prepare(
             read_rows(),
             FLAGS.name,
             FLAGS.data_dir,
             FLAGS.sample_rate,
             FLAGS.version,
+            FLAGS.shard_size,
+            FLAGS.process_index,
+            FLAGS.process_count,
         )
     except (ValueError, OSError) as error:
         raise SystemExit(f"Error: {error}") from error
+    if builder is None:
+        print("Other processes have shards to write.")
+        return
     print(report)
     splits = builder.info.splits
     for split in splits:

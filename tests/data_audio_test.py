@@ -10,7 +10,7 @@ import soundfile
 from absl import logging
 
 from diffstride.audio_cnn import audio_cnn
-from diffstride.data import audio, manifest
+from diffstride.data import audio, manifest, prepare
 from diffstride.data.clips import TFDSClips, collect
 from diffstride.data.multi_task import multi_task
 from diffstride.data.windows import from_clips, throughput
@@ -453,7 +453,7 @@ class TestTFDS:
         path = write_manifest(tmp_path, "fold", (1, 2, 3))
         (tmp_path / "dog" / "4.wav").write_bytes(b"")
         rows = manifest.read_manifest(path)
-        builder, report = manifest.prepare(rows, "sounds", tmp_path, RATE)
+        builder, report = prepare.prepare(rows, "sounds", tmp_path, RATE)
         assert report.read == 9 and len(report.bad) == 1
         problems = (tmp_path / "sounds/1.0.0/problems.csv").read_text()
         assert "dog/4.wav,no,the file is empty" in problems
@@ -476,14 +476,14 @@ class TestTFDS:
             ("My-Sounds", "1.0.0", "`name` must consist of lower-case"),
         ]:
             with pytest.raises(ValueError, match=message):
-                manifest.prepare(rows, name, tmp_path, RATE, version)
+                prepare.prepare(rows, name, tmp_path, RATE, version)
         wrong = [dataclasses.replace(rows[0], split="50 %")]
         with pytest.raises(ValueError, match="names of splits .*50 %"):
-            manifest.prepare(wrong, "others", tmp_path, RATE)
+            prepare.prepare(wrong, "others", tmp_path, RATE)
 
     def test_cache_is_read_in_place_of_the_set(self, tmp_path, monkeypatch):
         rows = manifest.read_manifest(write_manifest(tmp_path))
-        manifest.prepare(rows, "sounds", tmp_path, RATE)
+        prepare.prepare(rows, "sounds", tmp_path, RATE)
 
         def open_set():
             return TFDSClips(
@@ -594,7 +594,7 @@ class TestTFDS:
 
     def test_errors(self, tmp_path):
         rows = manifest.read_manifest(write_manifest(tmp_path))
-        manifest.prepare(rows, "sounds", tmp_path, RATE)
+        prepare.prepare(rows, "sounds", tmp_path, RATE)
         for arguments, message in [
             ({"name": "nothing"}, "`name` must be a data set that TFDS knows"),
             ({"label": "file"}, "`label` must be a feature of classes"),
@@ -612,7 +612,7 @@ class TestTFDS:
 
     def test_samples_of_other_kinds(self, tmp_path):
         rows = manifest.read_manifest(write_manifest(tmp_path))
-        manifest.prepare(rows, "sounds", tmp_path, RATE)
+        prepare.prepare(rows, "sounds", tmp_path, RATE)
         source = TFDSClips("sounds", tmp_path, sample_rate=RATE)
 
         def converted(samples):

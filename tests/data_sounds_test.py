@@ -226,7 +226,7 @@ def test_bad_files_of_a_manifest_are_named_and_counted(tmp_path):
     ]
     assert report.remarks == [(str(tmp_path / "silent.wav"), "silent")]
     text = str(report)
-    assert "10 sound files read (1 silent), 11 skipped:" in text
+    assert "10 sound files read (1 silent), 11 skipped (1 missing):" in text
     assert f"{tmp_path / 'empty.wav'}: the file is empty" in text
     report.write(tmp_path / "problems.csv")
     with open(tmp_path / "problems.csv", newline="") as file:

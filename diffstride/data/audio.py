@@ -30,6 +30,8 @@ def tfds_audio(
     sample_rate=16000,
     window_seconds=1.0,
     train_steps=None,
+    mixup=0.0,
+    balance=False,
     cache_dir=None,
     process_index=0,
     process_count=1,
@@ -58,9 +60,12 @@ def tfds_audio(
             `fold2`, ...; the others are trained on. In place of `train_split`
             and `test_split`.
         sample_rate: Samples per second. Other rates are resampled.
-        window_seconds: Length of a window.
+        window_seconds: Length of a window, or None for whole clips, in batches
+            of similar length.
         train_steps: Batches in an epoch. Defaults to as many as take a window
             of each clip.
+        mixup: Chance that a waveform is mixed with another one, and its label.
+        balance: Whether clips of rare classes are drawn more often.
         cache_dir: Folder for files of decoded samples. Defaults to none.
         process_index: Number of this process.
         process_count: Number of processes that each make their own rows of
@@ -93,10 +98,12 @@ def tfds_audio(
         source.read(train_split or train_default),
         source.read(test_split or test_default),
         name=name,
-        window=round(window_seconds * sample_rate),
+        window=_window(window_seconds, sample_rate),
         batch_size=batch_size,
         seed=seed,
         train_steps=train_steps,
+        mixup=mixup,
+        balance=balance,
         process_index=process_index,
         process_count=process_count,
     )
@@ -108,6 +115,7 @@ def manifest_audio(
     path_column="path",
     label_column="label",
     split_column=None,
+    label_separator=None,
     batch_size=256,
     seed=0,
     train_split="train",
@@ -116,6 +124,8 @@ def manifest_audio(
     sample_rate=16000,
     window_seconds=1.0,
     train_steps=None,
+    mixup=0.0,
+    balance=False,
     process_index=0,
     process_count=1,
 ):
@@ -132,6 +142,8 @@ def manifest_audio(
         label_column: Column of the names of classes.
         split_column: Column of the splits. Defaults to `"split"`, or else
             `"fold"`.
+        label_separator: What is between the names of classes, where a sound
+            may have several. Defaults to one class for each sound.
         batch_size: Number of windows in a batch, of all processes together.
         seed: Seed of the order and of the windows.
         train_split: Split to train on.
@@ -139,9 +151,12 @@ def manifest_audio(
         test_fold: Number of the fold to test on; the others are trained on. In
             place of `train_split` and `test_split`.
         sample_rate: Samples per second. Other rates are resampled.
-        window_seconds: Length of a window.
+        window_seconds: Length of a window, or None for whole clips, in batches
+            of similar length.
         train_steps: Batches in an epoch. Defaults to as many as take a window
             of each clip.
+        mixup: Chance that a waveform is mixed with another one, and its label.
+        balance: Whether clips of rare classes are drawn more often.
         process_index: Number of this process.
         process_count: Number of processes that each make their own rows of
             every batch.
@@ -149,7 +164,9 @@ def manifest_audio(
     Returns:
         A `diffstride.data.dataset.Dataset`.
     """
-    rows = read_manifest(path, root, path_column, label_column, split_column)
+    rows = read_manifest(
+        path, root, path_column, label_column, split_column, label_separator
+    )
     train_splits, test_splits = [train_split], [test_split]
     if test_fold is not None:
         train_splits, test_split = _folds(
@@ -162,10 +179,12 @@ def manifest_audio(
         test_splits,
         str(path),
         sample_rate,
-        window=round(window_seconds * sample_rate),
+        window=_window(window_seconds, sample_rate),
         batch_size=batch_size,
         seed=seed,
         train_steps=train_steps,
+        mixup=mixup,
+        balance=balance,
         process_index=process_index,
         process_count=process_count,
     )
@@ -179,6 +198,8 @@ def folder_audio(
     sample_rate=16000,
     window_seconds=1.0,
     train_steps=None,
+    mixup=0.0,
+    balance=False,
     process_index=0,
     process_count=1,
 ):
@@ -191,9 +212,12 @@ def folder_audio(
         batch_size: Number of windows in a batch, of all processes together.
         seed: Seed of the order and of the windows.
         sample_rate: Samples per second. Other rates are resampled.
-        window_seconds: Length of a window.
+        window_seconds: Length of a window, or None for whole clips, in batches
+            of similar length.
         train_steps: Batches in an epoch. Defaults to as many as take a window
             of each clip.
+        mixup: Chance that a waveform is mixed with another one, and its label.
+        balance: Whether clips of rare classes are drawn more often.
         process_index: Number of this process.
         process_count: Number of processes that each make their own rows of
             every batch.
@@ -207,13 +231,21 @@ def folder_audio(
         ["test"],
         str(folder),
         sample_rate,
-        window=round(window_seconds * sample_rate),
+        window=_window(window_seconds, sample_rate),
         batch_size=batch_size,
         seed=seed,
         train_steps=train_steps,
+        mixup=mixup,
+        balance=balance,
         process_index=process_index,
         process_count=process_count,
     )
+
+
+def _window(window_seconds, sample_rate):
+    if window_seconds is None:
+        return None
+    return round(window_seconds * sample_rate)
 
 
 def _folds(splits, test_fold):
@@ -230,13 +262,19 @@ def _folds(splits, test_fold):
 
 def _from_rows(rows, train_splits, test_splits, name, sample_rate, **options):
     names = class_names(rows)
+    numbers = {name: number for number, name in enumerate(names)}
     report = Report()
+
+    def label(row):
+        if isinstance(row.label, str):
+            return numbers[row.label]
+        return [numbers[name] for name in row.label]
 
     def read(splits):
         chosen = [row for row in rows if row.split in splits]
         clips = collect(
             (
-                (samples, names.index(row.label))
+                (samples, label(row))
                 for row, samples in read_sounds(chosen, sample_rate, report)
             ),
             names,

@@ -22,7 +22,8 @@ class Clips:
     Args:
         samples: int16 array or memory map of all clips, one after the other.
         bounds: int64 array; clip `i` is `samples[bounds[i]:bounds[i + 1]]`.
-        labels: int32 array, the class of each clip.
+        labels: int32 array, the class of each clip; or, where a clip may have
+            several, boolean array `(clips, classes)`.
         class_names: Names of the classes.
     """
 
@@ -68,7 +69,8 @@ def collect(examples, class_names, path=None):
     """Stores clips in memory, or in a file that is read as it is needed.
 
     Args:
-        examples: Iterable of pairs of int16 samples and a label.
+        examples: Iterable of pairs of int16 samples and a label, or a list of
+            labels, which may be empty.
         class_names: Names of the classes.
         path: Path of the file, without a suffix. Defaults to memory.
 
@@ -85,7 +87,7 @@ def collect(examples, class_names, path=None):
             labels.append(label)
 
     def arrays():
-        return np.array(bounds, "int64"), np.array(labels, "int32")
+        return np.array(bounds, "int64"), _to_array(labels, len(class_names))
 
     if path is None:
         buffer = io.BytesIO()
@@ -108,6 +110,15 @@ def collect(examples, class_names, path=None):
     return _open(path, class_names)
 
 
+def _to_array(labels, num_classes):
+    if not labels or np.ndim(labels[0]) == 0:
+        return np.array(labels, "int32")
+    tags = np.zeros((len(labels), num_classes), bool)
+    for row, classes in zip(tags, labels, strict=True):
+        row[np.asarray(classes, "int64")] = True
+    return tags
+
+
 def _open(path, class_names):
     with np.load(f"{path}.npz") as index:
         bounds, labels = index["bounds"], index["labels"]
@@ -128,8 +139,8 @@ class TFDSClips:
         data_dir: Folder of the prepared sets. Defaults to that of TFDS.
         audio: Name of the feature that holds the samples. Where it does not
             tell their rate, the feature `sample_rate` does.
-        label: Name of the feature that holds the class; `"instrument/family"`
-            for `family` within `instrument`.
+        label: Name of the feature that holds the class, or a sequence of
+            classes; `"instrument/family"` for `family` within `instrument`.
         sample_rate: Samples per second. A set of another rate is resampled.
         cache_dir: Folder for files of decoded samples, which are mapped into
             memory and used again by the next run. Defaults to none: the clips
@@ -154,6 +165,8 @@ class TFDSClips:
         self.cache_dir = cache_dir
         features = self.builder.info.features
         labels = _feature(features, label)
+        # The feature of each entry, where it is a sequence.
+        labels = getattr(labels, "feature", labels)
         if not hasattr(labels, "num_classes"):
             raise ValueError(
                 "`label` must be a feature of classes, one of "
@@ -223,8 +236,8 @@ class TFDSClips:
                 empty += 1
                 continue
             rate = int(self._rate or example[_RATE])
-            label = _feature(example, self.label)
-            yield self._convert(samples, rate, split), int(label)
+            label = np.asarray(_feature(example, self.label), "int64")
+            yield self._convert(samples, rate, split), label
         if empty:
             logging.warning(
                 "Skipped %d empty clips of %s, split %s.",

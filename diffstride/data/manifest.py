@@ -7,15 +7,14 @@ import dataclasses
 import hashlib
 import os
 import pathlib
-import re
-
-import numpy as np
 
 from diffstride.data import sounds
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".aiff", ".aif", ".mp3")
 # Files decoded ahead; as many sounds are in memory at a time.
 _AHEAD = 64
+# Files that a report names; all are in the file it writes.
+_NAMED = 50
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,17 +23,22 @@ class Row:
 
     Args:
         path: Path of the sound file.
-        label: Name of its class.
+        label: Name of its class, or a tuple of the names of all its classes.
         split: Name of the split that it belongs to.
     """
 
     path: pathlib.Path
-    label: str
+    label: str | tuple
     split: str
 
 
 def read_manifest(
-    path, root=None, path_column="path", label_column="label", split_column=None
+    path,
+    root=None,
+    path_column="path",
+    label_column="label",
+    split_column=None,
+    label_separator=None,
 ):
     """Reads a CSV file with a line for each sound file.
 
@@ -46,6 +50,8 @@ def read_manifest(
         label_column: Column of the names of classes.
         split_column: Column of the splits. Defaults to `"split"`, or else
             `"fold"`; the folds are splits with the names `fold1`, `fold2`, ...
+        label_separator: What is between the names, where a sound may have
+            several, such as `","`. Defaults to one class for each sound.
 
     Returns:
         A list of `Row`.
@@ -82,8 +88,16 @@ def read_manifest(
         sound, label, split = values
         if split.isdigit():
             split = f"fold{split}"
+        if label_separator is not None:
+            label = tuple(
+                dict.fromkeys(
+                    name.strip()
+                    for name in label.split(label_separator)
+                    if name.strip()
+                )
+            )
         rows.append(Row(root / sound, label, split))
-    return _check(rows, path)
+    return check_rows(rows, path)
 
 
 def read_folder(folder, test_percent=20, lists=None):
@@ -134,14 +148,15 @@ def read_folder(folder, test_percent=20, lists=None):
             f"`lists` must name sound files in {folder}. Received: "
             f"{len(listed)} that are not there, such as {next(iter(listed))}"
         )
-    return _check(rows, folder)
+    return check_rows(rows, folder)
 
 
 def _digest(path):
     return hashlib.sha1(path.as_posix().encode()).hexdigest()
 
 
-def _check(rows, source):
+def check_rows(rows, source):
+    """Returns rows of which each is of another sound file."""
     if not rows:
         raise ValueError(f"There must be sound files in {source}. Found none.")
     first = {}
@@ -156,9 +171,14 @@ def _check(rows, source):
     return rows
 
 
+def labels_of(row):
+    """The names of all classes of a sound, of which there may be one."""
+    return (row.label,) if isinstance(row.label, str) else row.label
+
+
 def class_names(rows):
     """The names of all classes in order, that of numbers where they are."""
-    names = {row.label for row in rows}
+    names = {name for row in rows for name in labels_of(row)}
     if all(name.isdecimal() for name in names):
         return sorted(names, key=int)
     return sorted(names)
@@ -187,10 +207,13 @@ class Report:
         if kinds:
             text += f" ({', '.join(kinds)})"
         text += f", {len(self.bad)} skipped"
-        return "\n".join(
-            [text + (":" if self.bad else "")]
-            + [f"  {path}: {problem}" for path, problem in self.bad]
-        )
+        missing = sum("No such file" in problem for _, problem in self.bad)
+        if missing:
+            text += f" ({missing} missing)"
+        lines = [f"  {path}: {problem}" for path, problem in self.bad[:_NAMED]]
+        if len(self.bad) > _NAMED:
+            lines.append(f"  and {len(self.bad) - _NAMED} more")
+        return "\n".join([text + (":" if self.bad else ""), *lines])
 
     def write(self, path):
         """Writes a CSV file of all that was wrong or unusual."""
@@ -241,84 +264,3 @@ def read_sounds(rows, sample_rate, report, workers=None):
             report.read += 1
             report.remarks += [(str(row.path), text) for text in sound.remarks]
             yield row, sound.samples
-
-
-def prepare(rows, name, data_dir, sample_rate=16000, version="1.0.0"):
-    """Writes the files of a manifest as a prepared data set of TFDS.
-
-    Decoded, mono and at one sample rate, it loads much faster than the files:
-    `tfds.builder(name, data_dir=data_dir)` finds it. Beside the data lies
-    `problems.csv`, with each file that was skipped or is unusual.
-
-    Args:
-        rows: List of `Row`.
-        name: Name of the data set, in lower case with underscores.
-        data_dir: Folder of prepared data sets.
-        sample_rate: Samples per second of the result.
-        version: Version of the data set. An existing one is not overwritten.
-
-    Returns:
-        The TFDS builder and the `Report`.
-    """
-    import tensorflow_datasets as tfds
-
-    report = Report()
-    splits = collections.defaultdict(list)
-    for row in rows:
-        splits[row.split].append(row)
-
-    def examples(split):
-        for row, samples in read_sounds(splits[split], sample_rate, report):
-            yield (
-                str(row.path),
-                {
-                    "audio": samples,
-                    "sample_rate": sample_rate,
-                    "label": row.label,
-                    "file": str(row.path),
-                },
-            )
-
-    known = tfds.list_builders(with_community_datasets=False)
-    if name in known or not re.fullmatch("[a-z][a-z0-9_]*", name):
-        raise ValueError(
-            "`name` must consist of lower-case letters, digits and underscores "
-            f"and not be that of a data set of TFDS. Received: name={name!r}"
-        )
-    wrong = [split for split in splits if not split.isidentifier()]
-    if wrong:
-        raise ValueError(
-            "The names of splits must consist of letters, digits and "
-            f"underscores. Received: {wrong}"
-        )
-    try:
-        builder = tfds.dataset_builders.store_as_tfds_dataset(
-            name=name,
-            version=version,
-            data_dir=data_dir,
-            description=f"{len(rows)} sound files at {sample_rate} Hz.",
-            features=tfds.features.FeaturesDict(
-                {
-                    # The Audio feature stores a list of 64-bit integers,
-                    # which takes three times the space.
-                    "audio": tfds.features.Tensor(
-                        shape=(None,),
-                        dtype=np.int16,
-                        encoding=tfds.features.Encoding.BYTES,
-                    ),
-                    "sample_rate": tfds.features.Scalar(dtype=np.int32),
-                    "label": tfds.features.ClassLabel(names=class_names(rows)),
-                    "file": tfds.features.Text(),
-                }
-            ),
-            split_datasets={split: examples(split) for split in sorted(splits)},
-        )
-    except RuntimeError as error:
-        if "already prepared" not in str(error):
-            raise
-        raise ValueError(
-            "`version` must be new for a set that exists. Received: "
-            f"name={name!r}, version={version!r}"
-        ) from error
-    report.write(pathlib.Path(builder.data_dir) / "problems.csv")
-    return builder, report

@@ -5,6 +5,9 @@ that begins anywhere, with zeros after a clip that is shorter. Test batches hold
 whole clips, and each batch clips of the same number of windows; what is left
 over at the end of a clip, less than a window, is dropped. The model averages
 over windows (see `diffstride.audio_cnn.SplitWindows`).
+
+A model that takes clips of any length is trained on whole clips, too. A batch
+then holds clips of similar length, with zeros up to that of the longest.
 """
 
 import functools
@@ -13,6 +16,7 @@ import time
 import numpy as np
 from absl import logging
 
+from diffstride.data import sampling
 from diffstride.data.dataset import (
     Batches,
     Dataset,
@@ -30,6 +34,10 @@ def from_clips(
     batch_size=256,
     seed=0,
     train_steps=None,
+    mixup=0.0,
+    mixup_alpha=10.0,
+    balance=False,
+    length_step=8000,
     process_index=0,
     process_count=1,
 ):
@@ -39,12 +47,19 @@ def from_clips(
         train: The `Clips` to train on.
         test: The `Clips` to test on.
         name: Name of the data set.
-        window: Samples in a window.
+        window: Samples in a window, or None for whole clips.
         batch_size: Number of windows in a batch, of all processes together.
         seed: Seed of the order and of the windows.
         train_steps: Batches in an epoch. Defaults to as many as take a window
             of each clip. An epoch of more runs through the clips several
             times.
+        mixup: Chance that a waveform and its label are mixed with those of any
+            other clip. Labels are one-hot then.
+        mixup_alpha: Both parameters of the beta distribution of the shares.
+        balance: Whether clips are drawn by chance, and more often where their
+            classes are rare, rather than each once an epoch.
+        length_step: Whole clips of a batch are as long as a multiple of so many
+            samples: fewer different lengths.
         process_index: Number of this process.
         process_count: Number of processes.
 
@@ -56,7 +71,16 @@ def from_clips(
             raise ValueError(
                 f"`{split}` must hold a clip or more. Received: none"
             )
-    if window < 1:
+    for argument, value, holds, rule in [
+        ("mixup", mixup, 0 <= mixup <= 1, "lie between 0 and 1"),
+        ("mixup_alpha", mixup_alpha, mixup_alpha > 0, "be positive"),
+        ("length_step", length_step, length_step > 0, "be positive"),
+    ]:
+        if not holds:
+            raise ValueError(
+                f"`{argument}` must {rule}. Received: {argument}={value}"
+            )
+    if window is not None and window < 1:
         raise ValueError(
             f"A window must last a sample or more. Received: window={window}"
         )
@@ -73,39 +97,75 @@ def from_clips(
     validate_batching(most, batch_size, seed, process_index, process_count)
     _warn_of_unseen(train, test)
     rows = process_rows(batch_size, process_index, process_count)
+    num_classes = len(train.class_names)
+    chances = sampling.balanced_chances(train.labels) if balance else None
 
     @functools.lru_cache(maxsize=2)  # Of an epoch, and of the one before it.
     def draw(epoch):
-        """The clips of an epoch in their order, and where windows begin."""
+        """The clips of an epoch in order, where they begin, what is mixed."""
         generator = random_generator(seed, epoch)
         count = train_steps * batch_size
-        rounds = -(-count // len(train))
-        clips = np.concatenate(
-            [generator.permutation(len(train)) for _ in range(rounds)]
+        clips = sampling.draw_clips(generator, count, len(train), chances)
+        positions = generator.random(count)
+        mixed = mixup and sampling.Mixup.draw(
+            generator, count, len(train), mixup, mixup_alpha
         )
-        return clips[:count], generator.random(count)
+        if window is None:
+            clips = sampling.similar_lengths(
+                generator, clips, train.lengths, batch_size
+            )
+        return clips, positions, mixed
+
+    def targets(clips, labels):
+        if mixup or labels.ndim == 2:
+            return sampling.one_hot(labels[clips], num_classes)
+        return labels[clips]
 
     def train_batches(epoch, start_step=0):
         def make_batch(step):
-            clips, positions = draw(epoch)
+            clips, positions, mixed = draw(epoch)
+            length = window
+            if window is None:
+                batch = clips[step * batch_size : (step + 1) * batch_size]
+                length = _batch_length(train.lengths[batch], step, length_step)
+
+            def read(clips, positions):
+                x = train.read(clips, length, positions)
+                return x, targets(clips, train.labels)
+
             drawn = step * batch_size + rows
-            clips = clips[drawn]
-            x = train.read(clips, window, positions[drawn])
-            return x, train.labels[clips]
+            x, y = read(clips[drawn], positions[drawn])
+            return mixed.apply(x, y, drawn, read) if mixed else (x, y)
 
         return Batches(make_batch, train_steps, start_step)
 
-    groups = _groups_of_one_length(
-        np.maximum(1, test.lengths // window), batch_size
-    )
+    if window is None:
+        order = np.argsort(test.lengths, kind="stable")
+        groups = [
+            (clips, _batch_length(test.lengths[clips], step, length_step))
+            for step, clips in enumerate(
+                order[start : start + batch_size]
+                for start in range(0, len(test), batch_size)
+            )
+        ]
+    else:
+        groups = [
+            (clips, windows * window)
+            for clips, windows in _groups_of_one_length(
+                np.maximum(1, test.lengths // window), batch_size
+            )
+        ]
 
     def test_batches():
         def make_batch(step):
-            clips, windows = groups[step]
+            clips, length = groups[step]
             clips = clips[
                 process_rows(len(clips), process_index, process_count)
             ]
-            return test.read(clips, windows * window), test.labels[clips]
+            y = test.labels[clips]
+            return test.read(clips, length), (
+                y.astype("float32") if y.ndim == 2 else y
+            )
 
         return Batches(make_batch, len(groups))
 
@@ -114,9 +174,21 @@ def from_clips(
         test=test_batches,
         train_steps=train_steps,
         input_shape=(window,),
-        num_classes=len(train.class_names),
+        num_classes=num_classes,
         name=name,
+        class_names=tuple(train.class_names),
     )
+
+
+def _batch_length(lengths, step, length_step):
+    """A length for a batch of whole clips, another one than the batch before.
+
+    On TensorFlow, Keras holds sizes that the first two batches have in common
+    for those of all batches. An even batch is an even number of steps long, an
+    odd one an odd number.
+    """
+    steps = -(-int(max(lengths)) // length_step)
+    return (steps + (steps + step) % 2) * length_step
 
 
 def _groups_of_one_length(counts, batch_size):
@@ -154,12 +226,23 @@ def vary_early(batches, length):
 
 def _warn_of_unseen(train, test):
     """Names classes that are tested without ever having been trained."""
-    unseen = np.setdiff1d(test.labels, train.labels)
-    if unseen.size:
+
+    def tags(labels):
+        """Clips and classes that belong together."""
+        if labels.ndim == 2:
+            return labels.nonzero()
+        return np.arange(len(labels)), labels
+
+    clips, classes = tags(test.labels)
+    is_unseen = ~np.isin(classes, tags(train.labels)[1])
+    if is_unseen.any():
         logging.warning(
             "%d test clips are of classes without a training clip: %s",
-            np.isin(test.labels, unseen).sum(),
-            ", ".join(test.class_names[label] for label in unseen),
+            len(np.unique(clips[is_unseen])),
+            ", ".join(
+                test.class_names[label]
+                for label in np.unique(classes[is_unseen])
+            ),
         )
 
 

@@ -1,0 +1,109 @@
+"""Sets of sounds in the folders that they are published in, as manifests."""
+
+import csv
+import pathlib
+import re
+
+from diffstride.data.manifest import SUFFIXES, Row, check_rows, read_manifest
+
+# What people put around the eleven characters of a YouTube identifier:
+# `Y---1_cCGK4M.wav`, `---1_cCGK4M_0.000_10.000.wav`.
+_AUDIOSET_NAME = re.compile(r"^Y?([\w-]{11})(_[\d.]+(_[\d.]+)?)?$")
+AUDIOSET_SPLITS = ("balanced_train", "unbalanced_train", "eval")
+
+
+def esc50(folder, esc10=False):
+    """ESC-50: 2,000 clips of 50 classes in 5 folds.
+
+    Args:
+        folder: The unpacked repository, with `meta/esc50.csv` and `audio/`.
+        esc10: Whether to take the ten classes of ESC-10 alone.
+
+    Returns:
+        A list of `diffstride.data.manifest.Row`.
+    """
+    folder = pathlib.Path(folder)
+    path = folder / "meta" / "esc50.csv"
+    rows = read_manifest(path, folder / "audio", "filename", "category")
+    if not esc10:
+        return rows
+    chosen = {
+        line["filename"] for line in _read(path) if line["esc10"] == "True"
+    }
+    return [row for row in rows if row.path.name in chosen]
+
+
+def fsd50k(folder):
+    """FSD50K: 51,197 clips with one or more of 200 tags.
+
+    The splits are `train`, `val` (together "dev") and `test`.
+
+    Args:
+        folder: The folder with `FSD50K.ground_truth/`, `FSD50K.dev_audio/` and
+            `FSD50K.eval_audio/`.
+
+    Returns:
+        A list of `diffstride.data.manifest.Row`.
+    """
+    folder = pathlib.Path(folder)
+    rows = []
+    for part in ("dev", "eval"):
+        path = folder / "FSD50K.ground_truth" / f"{part}.csv"
+        rows += [
+            Row(
+                folder / f"FSD50K.{part}_audio" / f"{line['fname']}.wav",
+                tuple(line["labels"].split(",")),
+                line.get("split", "test"),
+            )
+            for line in _read(path)
+        ]
+    return check_rows(rows, folder)
+
+
+def audioset(folder):
+    """AudioSet: two million clips with one or more of 527 tags.
+
+    The splits are `balanced_train`, `unbalanced_train` and `eval`, those of
+    which there is a list. Clips that are no longer to be had are missing sound
+    files, which a preparation counts and names.
+
+    Args:
+        folder: The folder with `class_labels_indices.csv`, lists such as
+            `eval_segments.csv`, and somewhere below it the sound files. Their
+            names are YouTube identifiers, with or without a `Y` before and the
+            seconds of the segment behind.
+
+    Returns:
+        A list of `diffstride.data.manifest.Row`.
+    """
+    folder = pathlib.Path(folder)
+    names = {
+        line["mid"]: line["display_name"]
+        for line in _read(folder / "class_labels_indices.csv")
+    }
+    files = {}
+    for path in folder.rglob("*"):
+        match = _AUDIOSET_NAME.match(path.stem)
+        if match and path.suffix.lower() in SUFFIXES:
+            files[match[1]] = path
+    rows = []
+    for split in AUDIOSET_SPLITS:
+        path = folder / f"{split}_segments.csv"
+        if not path.exists():
+            continue
+        with open(path, newline="", encoding="utf-8") as file:
+            lines = [line for line in file if not line.startswith("#")]
+        for identifier, _, _, tags in csv.reader(lines, skipinitialspace=True):
+            rows.append(
+                Row(
+                    files.get(identifier, folder / split / f"{identifier}.wav"),
+                    tuple(names[tag] for tag in tags.split(",")),
+                    split,
+                )
+            )
+    return check_rows(rows, folder)
+
+
+def _read(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
