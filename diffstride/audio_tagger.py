@@ -27,6 +27,8 @@ def audio_tagger(
     frontend=LogMelSpectrogram,
     augmentation=None,
     frame_reduction=None,
+    reduction_rate=None,
+    output_frames=None,
     weights=None,
     strides=(1, 2, 2, 2, 1, 2, 1),
     pooling_cls=None,
@@ -64,6 +66,9 @@ def audio_tagger(
             the front end is.
         frame_reduction: None, or a layer as `diffstride.diffres.DiffRes`, given
             as the front end is.
+        reduction_rate: number. The share of frames to do without, where
+            `frame_reduction` is a class or a function, which is told.
+        output_frames: integer. How many frames to leave, likewise.
         weights: weights of the EfficientNet to start from: a model of
             `keras.applications` of the same variant, `"imagenet"`, which
             downloads one, or None for random ones.
@@ -105,17 +110,17 @@ def audio_tagger(
         )
     if len(input_shape) == 1:
         inputs = keras.Input(input_shape, name="waveform")
-        x = _make_layer(frontend, "frontend")(inputs)
+        x = _make_layer("frontend", frontend)(inputs)
     else:
         inputs = x = keras.Input(input_shape, name="spectrogram")
     if len(x.shape) == 3:
         x = keras.layers.Reshape((-1, x.shape[2], 1), name="one_channel")(x)
-    for argument, layer in [
-        ("augmentation", augmentation),
-        ("frame_reduction", frame_reduction),
-    ]:
-        if layer is not None:
-            x = _make_layer(layer, argument)(x)
+    if augmentation is not None:
+        x = _make_layer("augmentation", augmentation)(x)
+    frames = {"reduction_rate": reduction_rate, "output_frames": output_frames}
+    frames = {name: v for name, v in frames.items() if v is not None}
+    if frame_reduction is not None or frames:
+        x = _make_layer("frame_reduction", frame_reduction, **frames)(x)
     if x.shape[3] == 1:
         x = keras.layers.Concatenate(name="three_channels")([x, x, x])
     x = keras.layers.BatchNormalization(
@@ -155,12 +160,17 @@ def audio_tagger(
     return keras.Model(inputs, outputs, name=name)
 
 
-def _make_layer(layer, argument):
+def _make_layer(argument, layer, **options):
     made = layer
+    if isinstance(layer, keras.layers.Layer | Mapping) and options:
+        raise ValueError(
+            f"`{argument}` must be a class or a function to be told "
+            f"{sorted(options)}. Received: {argument}={layer}"
+        )
     if isinstance(layer, Mapping):
         made = keras.saving.deserialize_keras_object(dict(layer))
     elif callable(layer) and not isinstance(layer, keras.layers.Layer):
-        made = layer(name=argument)
+        made = layer(name=argument, **options)
     if not isinstance(made, keras.layers.Layer):
         raise TypeError(
             f"`{argument}` must be a Keras layer, or a class, a function or a "

@@ -188,6 +188,18 @@ def test_layers_from_config_dicts():
     assert model.get_layer("pool").get_config() == layer.get_config()
 
 
+@pytest.mark.parametrize(
+    "options,frames",
+    [({"reduction_rate": 0.75}, 10), ({"output_frames": 16}, 16)],
+)
+def test_a_class_is_told_how_many_frames_to_leave(options, frames):
+    model = audio_tagger(
+        **TINY, input_shape=(40, 32), frame_reduction=AvgPool, **options
+    )
+    layer = model.get_layer("frame_reduction")
+    assert layer.output.shape == (None, frames, 32, 3)
+
+
 def test_every_weight_learns_in_fit():
     model = audio_tagger(
         **TINY,
@@ -233,6 +245,12 @@ def test_mixed_precision():
             "`frontend` must be a Keras layer",
         ),
         (TypeError, {"frame_reduction": 2}, "`frame_reduction` must be"),
+        (TypeError, {"reduction_rate": 0.5}, "`frame_reduction` must be"),
+        (
+            ValueError,
+            {"frame_reduction": AvgPool(0.5), "output_frames": 9},
+            "`frame_reduction` must be a class or a function to be told",
+        ),
         (ValueError, {"num_heads": 0}, "`num_heads` must be"),
         (ValueError, {"num_output_classes": 2.5}, "`num_classes` must be"),
     ],
