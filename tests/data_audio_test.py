@@ -276,6 +276,7 @@ class TestMultiTask:
     def test_batches_are_those_of_the_tasks(self):
         data = self.make()
         assert data.num_classes == {"word": 3, "bird": 3}
+        assert data.class_names == {"word": NAMES, "bird": NAMES}
         assert data.train_steps == 3 and data.input_shape == (WINDOW,)
         word = dataset(batch_size=4)
         bird = dataset(train=(25,) * 6, batch_size=2)
@@ -394,6 +395,7 @@ def test_folder(tmp_path, log):
     write_sounds(tmp_path)
     (tmp_path / "cat" / "broken.wav").write_bytes(b"RIFF")
     data = audio.folder_audio(tmp_path, test_percent=40, **FILES)
+    assert data.class_names == ("cat", "dog")
     assert data.input_shape == (10,) and data.num_classes == 2
     seen = set()
     for batches in (data.train(0), data.test()):

@@ -109,6 +109,8 @@ def test_a_stream_equals_the_set_in_memory(load):
     assert stream.train_steps == cached.train_steps
     assert stream.input_shape == cached.input_shape
     assert stream.num_classes == cached.num_classes
+    assert stream.class_names == cached.class_names
+    assert len(stream.class_names) == stream.num_classes
     assert_same(stream.test(), cached.test())
     by_label = {
         label: image

@@ -32,6 +32,8 @@ class Dataset:
             its number of classes.
         name: Name of the data set.
         input_dtype: Dtype of the examples.
+        class_names: Names of the classes in their order, or a dict from the
+            name of a head to them; None where they have none.
     """
 
     train: Callable[..., Iterable]
@@ -41,6 +43,7 @@ class Dataset:
     num_classes: int | dict[str, int]
     name: str
     input_dtype: str = "float32"
+    class_names: tuple | dict[str, tuple] | None = None
 
 
 class Batches(keras.utils.PyDataset):

@@ -151,7 +151,7 @@ def tfds_images(
                 "`cache` must be False for images of several sizes. Received: "
                 f"name={name!r}, cache={cache}"
             )
-        return from_arrays(
+        data = from_arrays(
             (source.read(train_split), source.read(test_split)),
             name=name,
             num_classes=source.num_classes,
@@ -161,6 +161,7 @@ def tfds_images(
             **options,
             **batching,
         )
+        return dataclasses.replace(data, class_names=source.class_names)
     if num_train_examples is not None:
         raise ValueError(
             "`num_train_examples` must be None for a streamed set; take a "
@@ -192,6 +193,7 @@ def tfds_images(
         input_shape=(*augmentation.image_size, shape[-1]),
         num_classes=source.num_classes,
         name=name,
+        class_names=source.class_names,
     )
 
 

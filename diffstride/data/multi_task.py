@@ -125,6 +125,9 @@ def multi_task(datasets, seed=0, train_steps=None):
             task: dataset.num_classes for task, dataset in tasks.items()
         },
         name="+".join(tasks),
+        class_names={
+            task: dataset.class_names for task, dataset in tasks.items()
+        },
     )
 
 

@@ -44,6 +44,7 @@ class TFDSSource:
             )
         self.image_shape = image.shape
         self.num_classes = label.num_classes
+        self.class_names = tuple(label.names)
 
     def num_examples(self, split, argument):
         """Number of examples of a split, given as an argument of this name."""
