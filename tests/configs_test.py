@@ -3,6 +3,7 @@
 import contextlib
 import pathlib
 import re
+import wave
 
 import gin
 import keras
@@ -48,6 +49,16 @@ SMALL = {
         "images.tfds_images.image_size = 32",
     ],
     "audio.tfds_audio": [f"audio.tfds_audio.batch_size = {BATCH_SIZE}"],
+    "audio.folder_audio": [
+        "audio.folder_audio.folder = '{data_dir}/sounds'",
+        f"audio.folder_audio.batch_size = {BATCH_SIZE}",
+        "audio.folder_audio.train_steps = 1",
+    ],
+    "audio.manifest_audio": [
+        "audio.manifest_audio.path = '{data_dir}/sounds.csv'",
+        f"audio.manifest_audio.batch_size = {BATCH_SIZE}",
+        "audio.manifest_audio.train_steps = 1",
+    ],
     "multi_task.multi_task": [
         "audio.tfds_audio.batch_size = 1",
         "acoustic_scenes/audio.tfds_audio.batch_size = 2",
@@ -106,7 +117,22 @@ def data_dir(tmp_path_factory):
             for split in ("train", "test")
         }
         write_tfds(directory, f"tiny_{name}", splits, num_classes)
+    write_sounds(directory)
     return directory
+
+
+def write_sounds(directory):
+    """Half a second of noise in ten files of two classes, and a list."""
+    lines = ["path,label,split"]
+    for index in range(10):
+        label = "cat" if index % 2 else "dog"
+        path = directory / "sounds" / label / f"{index}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with wave.open(str(path), "wb") as file:
+            file.setparams((1, 2, 16000, 0, "NONE", ""))
+            file.writeframes(np.random.default_rng(index).bytes(16000))
+        lines.append(f"{path},{label},{'test' if index < 2 else 'train'}")
+    (directory / "sounds.csv").write_text("\n".join(lines))
 
 
 @pytest.fixture(autouse=True)
