@@ -1,5 +1,6 @@
 """Learned strides and learned temporal resolution for Keras."""
 
+from diffstride.conversion import learn_strides, to_integer_strides
 from diffstride.freezing import freeze
 from diffstride.pooling import (
     DiffStride,
@@ -24,4 +25,6 @@ __all__ = [
     "SpatialPooling",
     "StrideConstraint",
     "freeze",
+    "learn_strides",
+    "to_integer_strides",
 ]

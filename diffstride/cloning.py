@@ -40,7 +40,8 @@ def users(model):
     found = collections.defaultdict(list)
     for node in nodes(model):
         if is_graph(node.operation):
-            found.update(users(node.operation))
+            for operation, inner in users(node.operation).items():
+                found[operation] += inner
         for tensor in node.input_tensors:
             found[tensor._keras_history.operation].append(node.operation)
     for tensor in graph(model).outputs:
@@ -86,31 +87,25 @@ def clone(model, replace=copy, call=None, input_shape=None, without=()):
         A Functional model that is not compiled.
     """
     check_graph(model)
-    replacements, models = {}, {}
+    replacements, originals, models = {}, {}, {}
 
     def clone_function(layer):
         if is_graph(layer):
             # Copied when it is called, for the shapes it is called with.
             return layer
-        if id(layer) not in replacements:
-            replacements[id(layer)] = (layer, replace(layer))
-        return replacements[id(layer)][1]
+        if layer not in replacements:
+            replacements[layer] = replace(layer)
+            originals[replacements[layer]] = layer
+        return replacements[layer]
 
     def call_function(layer, *args, **kwargs):
         if is_graph(layer):
-            if id(layer) not in models:
-                models[id(layer)] = clone_graph(layer, args[0])
-            return models[id(layer)](*args, **kwargs)
+            if layer not in models:
+                models[layer] = clone_graph(layer, args[0])
+            return models[layer](*args, **kwargs)
         if call is None:
             return layer(*args, **kwargs)
-        return call(originals(layer), layer, *args, **kwargs)
-
-    def originals(replacement):
-        return next(
-            layer
-            for layer, other in replacements.values()
-            if other is replacement
-        )
+        return call(originals[layer], layer, *args, **kwargs)
 
     def clone_graph(model, examples):
         model = graph(model)
@@ -128,10 +123,10 @@ def clone(model, replace=copy, call=None, input_shape=None, without=()):
     inputs = graph(model).input
     if input_shape is not None:
         inputs = _examples(inputs, input_shape)
-    clone = clone_graph(model, inputs)
-    for layer, replacement in replacements.values():
+    cloned = clone_graph(model, inputs)
+    for layer, replacement in replacements.items():
         carry_state(layer, replacement, without)
-    return clone
+    return cloned
 
 
 def _examples(inputs, input_shape):

@@ -5,6 +5,7 @@ from keras import activations, layers
 from diffstride import cloning, slot
 from diffstride.base_pooling import BaseDiffStride
 from diffstride.complexity import learned_layers, strides_of
+from diffstride.pooling import SpatialPooling
 from diffstride.resolutions import POOLINGS, WITH_SLOT, SharedStrides
 
 _DEPTHWISE = (
@@ -21,6 +22,7 @@ _ABLE_TO_STRIDE = (
         for kind in ("Conv", "MaxPooling", "AveragePooling")
         for rank in (1, 2, 3)
     ),
+    SpatialPooling,
 )
 # A scale-preserving layer, whose maps have the size that a stride leaves.
 _DEFAULT_POOLING = {
@@ -104,6 +106,7 @@ def learn_strides(model, pooling_cls=None):
                 leader.data_format,
                 f"{leader.name}_stride",
             )
+            poolings[leader].dtype_policy = leader.dtype_policy
         outputs = poolings[leader](outputs)
         activation = getattr(layer, "activation", activations.linear)
         if activation is not activations.linear:

@@ -5,41 +5,35 @@ Where tensors meet, in an addition or a concatenation, their lists must be
 alike, and layers in the same place of them must have the same strides.
 """
 
-import keras
+import numpy as np
 from keras import layers
 
 from diffstride.base_pooling import BaseSpectralPooling
 from diffstride.cloning import graph, is_graph, nodes
+from diffstride.pooling import SpatialPooling
 from diffstride.residual import ResidualLayer, ResnetBlock
 
 CONVOLUTIONS = (layers.Conv2D, layers.DepthwiseConv2D, layers.SeparableConv2D)
-POOLINGS = (layers.MaxPooling2D, layers.AveragePooling2D)
+POOLINGS = (layers.MaxPooling2D, layers.AveragePooling2D, SpatialPooling)
 # Layers that own a pooling slot.
 WITH_SLOT = (ResidualLayer, ResnetBlock)
 
-# What other layers do to the size of a map, for comparison.
-_RESIZING = {
-    layers.UpSampling2D: "size",
-    layers.Conv2DTranspose: "strides",
-}
-# Layers and operations that a map enters with its size.
+# What a map, of a size that is learned, cannot enter.
 _FLATTENING = ("Flatten", "Reshape", "Ravel")
 
 
 def strided(operation):
-    """Whether a layer downsamples by integer strides that could be learned."""
-    if isinstance(operation, WITH_SLOT):
-        return not any(
-            isinstance(layer, BaseSpectralPooling)
-            for layer in operation._flatten_layers()
-        ) and _pair(operation.strides) != (1, 1)
-    return isinstance(
-        operation, CONVOLUTIONS + POOLINGS
-    ) and operation.strides != (1, 1)
-
-
-def _pair(strides):
-    return tuple(strides) if hasattr(strides, "__len__") else (strides,) * 2
+    """Whether something in a graph downsamples by strides that are fixed."""
+    if isinstance(operation, CONVOLUTIONS + POOLINGS):
+        return operation.strides != (1, 1)
+    if not isinstance(operation, WITH_SLOT):
+        return False
+    is_spectral = any(
+        isinstance(layer, BaseSpectralPooling)
+        for layer in operation._flatten_layers()
+    )
+    strides = tuple(np.broadcast_to(operation.strides, 2))
+    return strides != (1, 1) and not is_spectral
 
 
 class SharedStrides:
@@ -52,7 +46,10 @@ class SharedStrides:
     def __init__(self, model):
         self._name = model.name
         self._leaders = {}
-        self._follow(model, [()] * len(graph(model).inputs))
+        self._follow(
+            model,
+            [() if len(x.shape) == 4 else None for x in graph(model).inputs],
+        )
 
     def __contains__(self, layer):
         return layer in self._leaders
@@ -100,11 +97,10 @@ class SharedStrides:
             return (*(resolution or ()), operation)
         if isinstance(operation, BaseSpectralPooling):
             return (*(resolution or ()), operation)
-        for resizing, argument in _RESIZING.items():
-            if isinstance(operation, resizing):
-                factors = tuple(getattr(operation, argument))
-                if factors != (1, 1):
-                    return (*(resolution or ()), ("larger", factors))
+        enlarged = _enlargement(operation)
+        if enlarged != (1, 1):
+            # Two such steps are alike where they enlarge by the same.
+            return (*(resolution or ()), enlarged)
         return resolution
 
     def _meet(self, operation, resolutions):
@@ -115,11 +111,11 @@ class SharedStrides:
         for other in others:
             if len(first) != len(other) or not all(map(_alike, first, other)):
                 raise ValueError(
-                    "`model` must downsample branches that meet in as many "
-                    "steps and by the same strides, so that they can share "
-                    f"those that are learned. Received: model={self._name}, "
-                    f"where in '{operation.name}' {_described(first)} meets "
-                    f"{_described(other)}"
+                    "`model` must downsample branches that meet in the same "
+                    "steps, which can then share the strides they learn. "
+                    f"Received: model={self._name}, with a branch through "
+                    f"{_described(first)} and one through "
+                    f"{_described(other)} in '{operation.name}'"
                 )
             for one, two in zip(first, other, strict=True):
                 if one is not two and one in self:
@@ -127,23 +123,28 @@ class SharedStrides:
         return first
 
 
+def _enlargement(operation):
+    if isinstance(operation, layers.UpSampling2D):
+        return tuple(operation.size)
+    if isinstance(operation, layers.Conv2DTranspose):
+        return tuple(operation.strides)
+    return (1, 1)
+
+
 def _alike(one, two):
-    if one is two:
-        return True
-    if isinstance(one, keras.layers.Layer) and strided(one) and strided(two):
-        return (
-            not isinstance(one, WITH_SLOT)
-            and not isinstance(two, WITH_SLOT)
-            and one.strides == two.strides
-        )
-    return isinstance(one, tuple) and one == two
+    """Whether two steps of a resolution can be one and the same."""
+    if one is two or isinstance(one, tuple):
+        return one == two
+    return (
+        isinstance(one, CONVOLUTIONS + POOLINGS)
+        and isinstance(two, CONVOLUTIONS + POOLINGS)
+        and one.strides == two.strides
+    )
 
 
 def _described(resolution):
     steps = [
-        f"'{step.name}'"
-        if isinstance(step, keras.layers.Layer)
-        else "upsampling"
+        f"enlargement by {step}" if isinstance(step, tuple) else step.name
         for step in resolution
     ]
-    return " > ".join(steps) or "the full resolution"
+    return f"[{', '.join(steps)}]"
