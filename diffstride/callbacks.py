@@ -10,7 +10,7 @@ import time
 import keras
 from keras import ops
 
-from diffstride import complexity
+from diffstride import complexity, distribution
 from diffstride.base_pooling import BaseDiffStride
 from diffstride.checkpoints import write_atomically
 
@@ -39,6 +39,8 @@ class RefreshSizes(keras.callbacks.Callback):
         every: `"epoch"`, or an integer: a number of training steps.
 
     Attributes:
+        steps: number of training steps so far. To be set where an interrupted
+            training goes on, for `every` to count on.
         compilations: number of training functions in use so far.
 
     Example:
@@ -62,6 +64,7 @@ class RefreshSizes(keras.callbacks.Callback):
         self.every = every
         # Once an epoch, Keras need not wait for the result of each step.
         self.async_safe = every == "epoch"
+        self.steps = 0
         self.compilations = 0
         self._train_function = None
         # Pairs of the sizes that a graph was built with, by layer, and the
@@ -69,18 +72,14 @@ class RefreshSizes(keras.callbacks.Callback):
         self._kept = []
 
     def on_train_batch_end(self, batch, logs=None):
-        if self.every == "epoch":
-            return
-        self._steps += 1
-        if self._steps % self.every == 0:
+        self.steps += 1
+        if self.every != "epoch" and self.steps % self.every == 0:
             if keras.backend.backend() == "jax":
                 # The variables lag behind the state of the training step.
                 self.model.jax_state_sync()
             self.refresh()
 
     def on_train_begin(self, logs=None):
-        # An interrupted run goes on with the same steps.
-        self._steps = int(ops.convert_to_numpy(self.model.optimizer.iterations))
         if self.model.train_function is not self._train_function:
             self._start_anew()
         self._replace_functions(self._built_sizes())
@@ -215,16 +214,19 @@ class Recorder(keras.callbacks.Callback):
     """Adds one line to the history for each epoch.
 
     A line holds the metrics, the learning rate, the strides of every layer that
-    learns them and the size of its output, what the model costs, and the time.
+    learns them and the size of its output, what the model costs, the training
+    functions compiled so far, and the time.
 
     Args:
         progress: the `Progress` of the run.
         path: the JSON-lines file.
         input_shape: shape of an example, to count operations with.
+        refresh: the `RefreshSizes` of the run.
     """
 
-    def __init__(self, progress, path, input_shape):
+    def __init__(self, progress, path, input_shape, refresh):
         super().__init__()
+        self._refresh = refresh
         self._progress = progress
         self._path = pathlib.Path(path)
         self._input_shape = input_shape
@@ -232,6 +234,8 @@ class Recorder(keras.callbacks.Callback):
 
     def write(self):
         """Makes the file say what the progress says, and no more."""
+        if not distribution.is_first():
+            return
         lines = [json.dumps(row) + "\n" for row in self._progress.history]
         write_atomically(
             self._path, lambda file: file.write("".join(lines).encode())
@@ -274,6 +278,7 @@ class Recorder(keras.callbacks.Callback):
                 for layer in learned
             },
             "macs": sum(cost.macs for cost in self.costs),
+            "compilations": self._refresh.compilations,
             "seconds": round(time.monotonic() - self._epoch_began, 3),
             "images_per_second": round(self._images_per_second, 1),
         }

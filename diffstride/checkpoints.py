@@ -18,6 +18,7 @@ import numpy as np
 from absl import logging
 from keras import ops
 
+from diffstride import distribution
 from diffstride.complexity import learned_layers
 
 _STATE = "state"
@@ -264,12 +265,12 @@ class Checkpointing(keras.callbacks.Callback):
         monitor: string. The logged value that tells the best epoch: a loss is
             to be small, anything else large. None stands for the accuracy on
             the test split or, where there is none, the loss.
-        signals: object whose `received` is the number of the signal that asks
+        asked_to_end: function that returns the number of the signal that asks
             to end, or None.
     """
 
     def __init__(
-        self, checkpoints, progress, train_steps, every, monitor, signals
+        self, checkpoints, progress, train_steps, every, monitor, asked_to_end
     ):
         super().__init__()
         self._checkpoints = checkpoints
@@ -277,7 +278,7 @@ class Checkpointing(keras.callbacks.Callback):
         self._train_steps = train_steps
         self._every = every
         self._monitor = monitor
-        self._signals = signals
+        self._asked_to_end = asked_to_end
         self._metrics = None
 
     def restore(self, model, arrays):
@@ -339,6 +340,8 @@ class Checkpointing(keras.callbacks.Callback):
         return {"epoch": self._progress.epoch, "step": step, "value": value}
 
     def _save(self, seconds=None):
+        if not distribution.is_first():
+            return
         progress = self._progress
         progress.seconds = (
             time.monotonic() - self._began if seconds is None else seconds
@@ -362,7 +365,7 @@ class Checkpointing(keras.callbacks.Callback):
         )
 
     def _end_if_asked(self, saved=False):
-        signal = self._signals.received
+        signal = self._asked_to_end()
         if signal is None:
             return
         if not saved:

@@ -1,18 +1,16 @@
 """Training and evaluation: compile, fit, resume, report."""
 
-import contextlib
+import inspect
 import json
 import pathlib
-import signal
 import sys
-import threading
-import types
 
 import keras
 from absl import logging
 
 from diffstride import callbacks as callbacks_lib
-from diffstride import complexity, objectives, plots
+from diffstride import complexity, distribution, objectives, plots
+from diffstride.averaging import average_checkpoints
 from diffstride.checkpoints import (
     Checkpointing,
     Checkpoints,
@@ -20,6 +18,8 @@ from diffstride.checkpoints import (
     restore_model,
     write_atomically,
 )
+from diffstride.workdir import ConfigError as ConfigError
+from diffstride.workdir import claimed
 
 
 def train(
@@ -55,7 +55,8 @@ def train(
 
     Args:
         dataset: a `diffstride.data.dataset.Dataset`, or a function of `seed`
-            that loads one.
+            that loads one. Of several processes, each loads its own rows: the
+            function then takes `process_index` and `process_count` too.
         model: function of `num_output_classes` and `input_shape` that builds a
             Keras model.
         workdir: directory of everything that the run leaves behind:
@@ -77,13 +78,14 @@ def train(
         complexity_weight: number. Factor of the complexity in the loss (λ in
             Eq. 6), where there are strides to learn.
         dtype_policy: string. `"mixed_bfloat16"` and `"mixed_float16"` train in
-            mixed precision.
+            mixed precision, the latter with a loss scale that adapts itself.
         jit_compile: boolean or `"auto"`. Whether XLA compiles the model, as in
             `keras.Model.compile`.
         deterministic: whether TensorFlow's operations are all made
             deterministic, at some cost in speed.
-        devices: list of device names. Defaults to all GPUs; several train in
-            step, each on its share of a batch (TensorFlow).
+        devices: list of device names. Defaults to all GPUs on TensorFlow, to
+            all devices of all processes under JAX; several train in step, each
+            on its share of a batch (see `diffstride.distribution`).
         refresh_sizes: `"epoch"`, or an integer: after how many steps static
             sizes follow the strides (see `RefreshSizes`).
         checkpoint_steps: integer or None. Also save within an epoch, every so
@@ -93,7 +95,8 @@ def train(
         monitor: string. What makes the best checkpoint the best: a name in
             the history. Defaults to `"val_accuracy"` where there is one, else
             `"val_loss"`.
-        eval_checkpoint: `"latest"` or `"best"`. What `mode="eval"` evaluates.
+        eval_checkpoint: `"latest"`, `"best"` or, for the mean of the weights
+            of those that are kept, `"average"`. What `mode="eval"` evaluates.
         tensorboard: whether to write for TensorBoard, where it is installed
             and the backend is TensorFlow.
         callbacks: further Keras callbacks.
@@ -108,13 +111,17 @@ def train(
         dict of metrics.
 
     Raises:
-        ConfigError: where `workdir` belongs to another configuration.
+        ConfigError: where `workdir` belongs to another configuration, or
+            another process is at work there.
         FloatingPointError: at a loss that is not finite.
         SystemExit: with 128 plus the signal's number, after a checkpoint, on
             SIGTERM.
     """
     _check_choice("mode", mode, ("train", "eval"))
-    _check_choice("eval_checkpoint", eval_checkpoint, ("latest", "best"))
+    choices = ("latest", "best", "average")
+    _check_choice("eval_checkpoint", eval_checkpoint, choices)
+    if not distribution.is_first():
+        verbose = 0
     if verbose == "auto":
         verbose = 1 if sys.stdout.isatty() else 2
     keras.utils.set_random_seed(seed)
@@ -123,8 +130,9 @@ def train(
         import tensorflow as tf
 
         tf.config.experimental.enable_op_determinism()
-    data = dataset(seed=seed) if callable(dataset) else dataset
-    with _distribution(devices):
+    data = _load(dataset, seed)
+    with distribution.scope(devices):
+        data = distribution.divide(data)
         network = model(
             num_output_classes=data.num_classes, input_shape=data.input_shape
         )
@@ -142,28 +150,22 @@ def train(
         )
         # Its state is there before a checkpoint is to fill it.
         network.optimizer.build(network.trainable_variables)
-    if complexity_weight:
-        complexity.add_complexity_loss(network, complexity_weight)
+        if complexity_weight:
+            complexity.add_complexity_loss(network, complexity_weight)
 
-    run = _Run(network, data, num_epochs, workdir, keep_checkpoints, verbose)
-    text = config() if config else ""
-    if mode == "eval":
-        return run.evaluate(eval_checkpoint)
-    run.claim_workdir(text)
-    with _termination() as signals:
-        run.fit(
-            [*callbacks, callbacks_lib.RefreshSizes(refresh_sizes)],
-            checkpoint_steps,
-            monitor,
-            signals,
-            tensorboard,
+        run = _Run(
+            network, data, num_epochs, workdir, keep_checkpoints, verbose
         )
-    run.report()
-    return run.progress.history
-
-
-class ConfigError(ValueError):
-    """A configuration that a run cannot have; the message names the culprit."""
+        text = config() if config else ""
+        if mode == "eval":
+            return run.evaluate(eval_checkpoint)
+        with claimed(workdir, text, distribution.is_first()):
+            run.fit(
+                callbacks, refresh_sizes, checkpoint_steps, monitor, tensorboard
+            )
+            if distribution.is_first():
+                run.report()
+        return run.progress.history
 
 
 class _Run:
@@ -180,34 +182,34 @@ class _Run:
             initial_strides=callbacks_lib.learned_strides(model)
         )
 
-    def claim_workdir(self, config):
-        """Makes the directory that of this configuration, or refuses it."""
-        self.workdir.mkdir(parents=True, exist_ok=True)
-        path = self.workdir / "config.gin"
-        if not config:
-            return
-        if not path.exists():
-            write_atomically(path, lambda file: file.write(config.encode()))
-            return
-        old, new = _bindings(path.read_text()), _bindings(config)
-        if old != new:
-            differences = [
-                f"  there: {line}" for line in old if line not in new
-            ]
-            differences += [
-                f"  now:   {line}" for line in new if line not in old
-            ]
-            raise ConfigError(
-                f"{self.workdir} belongs to a run of another configuration. "
-                "Choose another `workdir`; or, to go on with this "
-                f"configuration all the same, remove {path}. Differences:\n"
-                + "\n".join(differences)
+    def fit(
+        self, callbacks, refresh_sizes, checkpoint_steps, monitor, tensorboard
+    ):
+        with distribution.termination() as asked_to_end:
+            self._fit(
+                callbacks,
+                callbacks_lib.RefreshSizes(refresh_sizes),
+                checkpoint_steps,
+                monitor,
+                asked_to_end,
+                tensorboard and distribution.is_first(),
             )
 
-    def fit(self, callbacks, checkpoint_steps, monitor, signals, tensorboard):
+    def _fit(
+        self,
+        callbacks,
+        refresh,
+        checkpoint_steps,
+        monitor,
+        asked_to_end,
+        tensorboard,
+    ):
         progress, train_steps = self.progress, self.data.train_steps
         recorder = callbacks_lib.Recorder(
-            progress, self.workdir / "history.jsonl", self.data.input_shape
+            progress,
+            self.workdir / "history.jsonl",
+            self.data.input_shape,
+            refresh,
         )
         checkpointing = Checkpointing(
             self.checkpoints,
@@ -215,7 +217,7 @@ class _Run:
             train_steps,
             every=checkpoint_steps,
             monitor=monitor,
-            signals=signals,
+            asked_to_end=asked_to_end,
         )
         beside = [callbacks_lib.StopOnNaN(progress, self.checkpoints), recorder]
         if tensorboard and callbacks_lib.tensorboard_is_installed():
@@ -224,11 +226,14 @@ class _Run:
                 callbacks_lib.TensorBoard(recorder, progress, log_dir)
             )
         # Sizes for the next epoch belong into the checkpoint after this one.
-        beside += [*callbacks, checkpointing]
-        loaded = self.checkpoints.load()
+        beside += [*callbacks, refresh, checkpointing]
+        loaded = self._load()
         if loaded:
             arrays, state = loaded
             vars(progress).update(state)
+            refresh.steps = progress.epoch * train_steps + progress.step
+            if progress.history:
+                refresh.compilations = progress.history[-1]["compilations"]
         if progress.step or keras.backend.backend() == "jax":
             # Keras makes the variables of metrics with the first batch; `fit`
             # under JAX may take one from the training data for it.
@@ -258,6 +263,18 @@ class _Run:
             else:
                 self._finish_epoch(callback_list)
 
+    def _load(self):
+        """The latest checkpoint, the same one for all processes."""
+        loaded = self.checkpoints.load() if distribution.is_first() else None
+        step = -1
+        if loaded:
+            _, state = loaded
+            step = state["epoch"] * self.data.train_steps + state["step"]
+        step = distribution.agree(step)
+        if distribution.is_first() or step < 0:
+            return loaded
+        return self.checkpoints.load(step)
+
     def _fit_epoch(self, callback_list):
         epoch, step = self.progress.epoch, self.progress.step
         self.model.fit(
@@ -284,8 +301,8 @@ class _Run:
         callback_list.on_train_end(logs)
 
     def evaluate(self, which):
-        """Evaluates the latest or the best checkpoint on the test split."""
-        loaded = self.checkpoints.load()
+        """Evaluates checkpoints on the test split."""
+        loaded = self._load()
         if loaded is None:
             raise FileNotFoundError(
                 "There is no checkpoint to evaluate in "
@@ -294,15 +311,18 @@ class _Run:
         arrays, state = loaded
         if which == "best" and state["best"]:
             arrays, state = self.checkpoints.load(state["best"]["step"])
+        if which == "average":
+            arrays, state = average_checkpoints(self.checkpoints)
         restore_model(self.model, arrays, groups=("model",))
         result = self.model.evaluate(
             self.data.test(), verbose=self.verbose, return_dict=True
         )
         result = {"epoch": state["epoch"], **result}
-        text = json.dumps(result)
-        path = self.workdir / "evaluation.json"
-        write_atomically(path, lambda file: file.write(text.encode()))
-        print(text)
+        if distribution.is_first():
+            text = json.dumps(result)
+            path = self.workdir / "evaluation.json"
+            write_atomically(path, lambda file: file.write(text.encode()))
+            print(text)
         return result
 
     def report(self):
@@ -329,6 +349,26 @@ class _Run:
         return [row["strides"] for row in self.progress.history]
 
 
+def _load(dataset, seed):
+    """The data set; of several processes, the share of this one."""
+    if not callable(dataset):
+        return dataset
+    share = {
+        "process_index": distribution.process_index(),
+        "process_count": distribution.process_count(),
+    }
+    # Always given where taken, lest a configuration depend on them.
+    if share.keys() <= inspect.signature(dataset).parameters.keys():
+        return dataset(seed=seed, **share)
+    if share["process_count"] > 1:
+        raise ValueError(
+            "`dataset` must take `process_index` and `process_count`, to load "
+            "the rows of one of several processes. Received: "
+            f"dataset={dataset}"
+        )
+    return dataset(seed=seed)
+
+
 def _build_optimizer(optimizer, rate, model):
     optimizer = optimizer(learning_rate=rate)
     if optimizer.use_ema:
@@ -342,44 +382,6 @@ def _build_optimizer(optimizer, rate, model):
             var_list=[v for v in model.trainable_variables if len(v.shape) < 2]
         )
     return optimizer
-
-
-def _distribution(devices):
-    """The scope for a model on several devices; for one, none."""
-    if keras.backend.backend() != "tensorflow":
-        return contextlib.nullcontext()
-    import tensorflow as tf
-
-    if devices is None:
-        devices = [gpu.name for gpu in tf.config.list_logical_devices("GPU")]
-    if len(devices) < 2:
-        return contextlib.nullcontext()
-    return tf.distribute.MirroredStrategy(devices).scope()
-
-
-@contextlib.contextmanager
-def _termination():
-    """Notes the first SIGTERM; a second one acts as ever."""
-    signals = types.SimpleNamespace(received=None)
-    if threading.current_thread() is not threading.main_thread():
-        yield signals  # Python handles signals in its main thread only.
-        return
-
-    def note(number, frame):
-        signals.received = number
-        signal.signal(signal.SIGTERM, previous)
-
-    previous = signal.signal(signal.SIGTERM, note)
-    try:
-        yield signals
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
-def _bindings(config):
-    """The lines of a configuration that bind something."""
-    lines = [line.strip() for line in config.splitlines()]
-    return [line for line in lines if line and not line.startswith("#")]
 
 
 def _check_choice(name, value, choices):

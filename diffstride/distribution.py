@@ -1,0 +1,286 @@
+"""Training on many devices, and on those of many processes.
+
+On TensorFlow the GPUs of one machine train in step, each on its share of a
+batch. Under JAX so do all devices of one or more processes, on one host or
+more: each process makes its own rows of every batch, all hold the same weights,
+and the first one alone writes.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import os
+import signal
+import sys
+import threading
+import traceback
+
+import keras
+import numpy as np
+
+# A process that was silent for so long counts as lost.
+_HEARTBEAT_SECONDS = 60
+
+
+def process_index():
+    return _jax().process_index() if _on_jax() else 0
+
+
+def process_count():
+    return _jax().process_count() if _on_jax() else 1
+
+
+def is_first():
+    """Whether this is the process that writes."""
+    return process_index() == 0
+
+
+def agree(value):
+    """The integer that the first process has."""
+    if process_count() == 1:
+        return value
+    from jax.experimental import multihost_utils
+
+    return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
+@contextlib.contextmanager
+def joined(coordinator_address=None, process_count=None, process_index=None):
+    """Makes this process one of several that train together, where asked to.
+
+    It waits for the others. Arguments left out are taken from the environment:
+    from Keras's `KERAS_DISTRIBUTION_JOB_ADDRESSES`, `..._NUM_PROCESSES` and
+    `..._PROCESS_ID`, or from Slurm within a step of several tasks. Where there
+    are none, the process trains by itself.
+
+    An error of one process is the end of all: it leaves at once, and the
+    others notice within about a minute.
+
+    Args:
+        coordinator_address: string. Host and port of the first process, the
+            same for all.
+        process_count: integer. Number of processes.
+        process_index: integer. Number of this one, from 0.
+    """
+    address, count, index = _settings(
+        coordinator_address, process_count, process_index
+    )
+    in_slurm = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1
+    asked = address is not None or (count or 0) > 1
+    if count == 1 or not (asked or (in_slurm and _on_jax())):
+        yield
+        return
+    if not _on_jax():
+        raise ValueError(
+            "`process_count` must be 1 but for KERAS_BACKEND=jax. Received: "
+            f"process_count={count}, coordinator_address={address!r}"
+        )
+    if None in (address, count, index) and not in_slurm:
+        raise ValueError(
+            "`coordinator_address`, `process_count` and `process_index` must "
+            "be given together. Received: "
+            f"coordinator_address={address!r}, process_count={count}, "
+            f"process_index={index}"
+        )
+    _jax().distributed.initialize(
+        address,
+        count,
+        index,
+        heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+    )
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, SystemExit) and not isinstance(error.code, str):
+            raise  # All processes end here.
+        _leave(error)
+
+
+def _settings(*arguments):
+    names = "JOB_ADDRESSES", "NUM_PROCESSES", "PROCESS_ID"
+    values = [
+        os.environ.get(f"KERAS_DISTRIBUTION_{name}") if value is None else value
+        for name, value in zip(names, arguments, strict=True)
+    ]
+    address, *numbers = values
+    if address:
+        address = address.split(",")[0]
+    return address, *(n if n is None else int(n) for n in numbers)
+
+
+def _leave(error):
+    """Ends the process at once: an orderly end would wait for the others."""
+    if isinstance(error, SystemExit):
+        print(error.code, file=sys.stderr)
+    else:
+        traceback.print_exception(error)
+    print(
+        f"Process {process_index()} of {process_count()} ends: it failed, or "
+        "it lost another one (see above). The others end within about a "
+        "minute. The same command goes on from the last checkpoint.",
+        file=sys.stderr,
+    )
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
+
+
+@contextlib.contextmanager
+def scope(devices=None):
+    """Within it, a model is made and trained on several devices.
+
+    Args:
+        devices: list of names. Defaults to all GPUs on TensorFlow, to all
+            devices of all processes under JAX.
+    """
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        found = [gpu.name for gpu in tf.config.list_logical_devices("GPU")]
+    elif backend == "jax":
+        found = keras.distribution.list_devices()
+    else:
+        found = []
+    if devices is None and len(found) < 2:
+        context = contextlib.nullcontext()
+    elif backend == "tensorflow":
+        context = tf.distribute.MirroredStrategy(devices).scope()
+    else:
+        context = keras.distribution.DataParallel(
+            devices=devices, auto_shard_dataset=False
+        ).scope()
+    with context:
+        yield
+
+
+def divide(data):
+    """A data set whose batches divide among the devices of the scope.
+
+    Keras puts the same number of rows on every device. A test batch with other
+    numbers is filled up with examples of no weight; the weights of the others
+    are such that the loss, an average over all rows, is that of the examples.
+
+    Args:
+        data: a `diffstride.data.dataset.Dataset`.
+    """
+    distribution = keras.distribution.distribution()
+    if distribution is None:
+        return data
+    processes = process_count()
+    devices = distribution.num_model_replicas // processes
+
+    def train(epoch, start_step=0):
+        for batch in data.train(epoch, start_step):
+            rows = _count_rows(batch)
+            if rows % devices:
+                raise ValueError(
+                    "`batch_size` must be a multiple of the number of devices. "
+                    f"Received: batch_size={rows * processes} on "
+                    f"{devices * processes} devices"
+                )
+            yield batch
+
+    @functools.cache
+    def plan_test():
+        """Rows of each test batch here, and the weight of an example."""
+        rows = np.array([_count_rows(batch) for batch in data.test()], "int32")
+        rows = _gather(rows)
+        even = -(-rows.max(axis=0) // devices) * devices
+        return even, processes * even.sum() / rows.sum()
+
+    def test():
+        sizes, weight = plan_test()
+        for batch, size in zip(data.test(), sizes, strict=True):
+            yield batch if weight == 1 else _fill_up(batch, size, weight)
+
+    return dataclasses.replace(data, train=train, test=test)
+
+
+def _gather(values):
+    """Values of all processes, `(processes, ...)`."""
+    if process_count() == 1:
+        return values[np.newaxis]
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(values))
+
+
+def _count_rows(batch):
+    return len(keras.tree.flatten(batch)[0])
+
+
+def _fill_up(batch, size, weight):
+    x, y, weights = keras.utils.unpack_x_y_sample_weight(batch)
+    if weights is None:
+        weights = keras.tree.map_structure(lambda each: np.ones(len(each)), y)
+
+    def repeat(array):
+        # Rows that occur: the weight would not make a NaN vanish.
+        return np.resize(array, (size, *np.shape(array)[1:]))
+
+    def pad(array):
+        array = np.asarray(array) * weight
+        return np.pad(array, (0, size - len(array))).astype("float32")
+
+    return (
+        keras.tree.map_structure(repeat, x),
+        keras.tree.map_structure(repeat, y),
+        keras.tree.map_structure(pad, weights),
+    )
+
+
+@contextlib.contextmanager
+def termination():
+    """Notes the first SIGTERM; a second one acts as ever.
+
+    Of several processes all are asked to end at the same step, whichever of
+    them was sent the signal.
+
+    Yields:
+        A function that tells which signal asks to end, or None. Each process
+        must call it equally often.
+    """
+    if process_count() > 1:
+        yield _AgreedTermination()
+        return
+    received = None
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None  # Python handles signals in its main thread only.
+        return
+
+    def note(number, frame):
+        nonlocal received
+        received = number
+        signal.signal(signal.SIGTERM, previous)
+
+    previous = signal.signal(signal.SIGTERM, note)
+    try:
+        yield lambda: received
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+class _AgreedTermination:
+    """JAX catches the signal, and spreads the word."""
+
+    def __init__(self):
+        self._calls = 0
+
+    def __call__(self):
+        from jax.experimental import multihost_utils
+
+        self._calls += 1
+        if multihost_utils.reached_preemption_sync_point(self._calls):
+            return signal.SIGTERM
+        return None
+
+
+def _on_jax():
+    return keras.backend.backend() == "jax"
+
+
+def _jax():
+    import jax
+
+    return jax
