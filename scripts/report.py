@@ -36,7 +36,8 @@ def make_tables(folder, metrics, rows=None, columns=None):
     section = folder.sweep.report if folder.sweep else {}
     published = folder.sweep.published if folder.sweep else {}
     columns = columns or section.get("columns") or published.get("columns")
-    rows = rows or ([section["rows"]] if "rows" in section else None)
+    rows = rows or section.get("rows")
+    rows = [rows] if isinstance(rows, str) else rows
     if rows or columns or len(folder.axes) > 1:
         made += [tables.pivot(folder, m, rows, columns) for m in metrics]
     made.append(tables.configurations(folder, metrics))

@@ -270,13 +270,13 @@ def accuracy_against_frames(folder, metric):
     figure = _figure(5.5, 4)
     panel = figure.subplots()
     for series, points in _series(folder, _main_axis(folder, rates)).items():
-        pairs = sorted(
-            (
-                [run.frames_per_second for run in runs],
-                [metric.scale * run.value(metric.name) for run in runs],
+        accuracies = {}
+        for run in (run for runs in points for run in runs):
+            accuracies.setdefault(run.frames_per_second, []).append(
+                metric.scale * run.value(metric.name)
             )
-            for runs in points
-        )
+        pairs = [([rate], values) for rate, values in accuracies.items()]
+        pairs.sort()
         panel.errorbar(
             *_means_and_bars(pairs), fmt="o-", markersize=4, label=series
         )
@@ -288,7 +288,7 @@ def accuracy_against_frames(folder, metric):
         "accuracy_against_frames",
         figure,
         "Accuracy against the frames per second that are left for the "
-        "classifier: mean and sd over seeds.",
+        "classifier: mean and sd over the runs.",
     )
 
 
