@@ -53,6 +53,57 @@ def piecewise(
     return _warm_up(schedule, warmup_epochs * steps_per_epoch)
 
 
+def step_decay(
+    steps_per_epoch,
+    num_epochs,
+    initial=1e-4,
+    factor=0.5,
+    first_epoch=11,
+    every=5,
+    warmup_epochs=0,
+):
+    """A learning rate that drops by a factor, again and again.
+
+    Args:
+        steps_per_epoch: integer. Training steps in one epoch.
+        num_epochs: integer. Epochs in the whole run.
+        initial: number. The first learning rate.
+        factor: number. What a drop leaves of it.
+        first_epoch: integer. The first epoch with less, counted from 1.
+        every: integer. Epochs from one drop to the next.
+        warmup_epochs: number. Epochs over which the rate first rises linearly
+            from 0.
+
+    Returns:
+        A `keras.optimizers.schedules.LearningRateSchedule`.
+
+    Example:
+
+    >>> schedule = step_decay(10, 6, initial=1.0, first_epoch=3, every=2)
+    >>> [float(schedule(10 * epoch)) for epoch in range(6)]
+    [1.0, 1.0, 0.5, 0.5, 0.25, 0.25]
+
+    References:
+        - Liu et al., [Learning the spectrogram temporal resolution for audio
+          classification](https://arxiv.org/abs/2210.01719), 2022: Table 4.
+    """
+    if first_epoch < 2 or every < 1:
+        raise ValueError(
+            "`first_epoch` must be 2 or more, and `every` 1 or more. "
+            f"Received: first_epoch={first_epoch}, every={every}"
+        )
+    boundaries = range(first_epoch - 1, num_epochs, every)
+    if not boundaries:
+        return initial
+    return piecewise(
+        steps_per_epoch,
+        num_epochs,
+        [initial * factor**drop for drop in range(len(boundaries) + 1)],
+        boundaries,
+        warmup_epochs,
+    )
+
+
 def cosine(
     steps_per_epoch, num_epochs, peak=0.1, final_fraction=0.0, warmup_epochs=0
 ):
