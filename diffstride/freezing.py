@@ -15,7 +15,7 @@ from diffstride.pooling import DiffStride, DiffStride1D, DiffStride3D
 register = keras.saving.register_keras_serializable(package="diffstride")
 
 
-def freeze(model, input_shape=None):
+def freeze(model, input_shape=None, dtype=None):
     """Makes a model in which the learned strides are constants.
 
     The filters of a frozen layer are fixed matrices, the sizes of its output
@@ -31,6 +31,9 @@ def freeze(model, input_shape=None):
         model: a Functional model, or a Sequential one that is built.
         input_shape: shape of an example. It must be given where the model takes
             inputs of any size. Defaults to the shapes that the model has.
+        dtype: dtype policy of all layers, such as `"float32"` for a model that
+            was trained in mixed precision, as most formats need it. Defaults to
+            those that the layers have.
 
     Returns:
         A Functional model, not compiled, with weights of its own.
@@ -43,15 +46,18 @@ def freeze(model, input_shape=None):
     ((None, 24, 24, 3), 0)
     """
     cloning.check_graph(model)
-    learned = learned_layers(model)
     names = map(keras.saving.get_registered_name, _FROZEN)
-    scope = dict(zip(names, _FROZEN.values(), strict=True))
-    with (
-        contextlib.ExitStack() as configs,
-        keras.saving.custom_object_scope(scope),
-    ):
-        for layer in learned:
-            configs.enter_context(_learned_strides_in_config(layer))
+    with contextlib.ExitStack() as stack:
+        # Layers inside of others are made from configs: those tell more for a
+        # while, and have other classes.
+        scope = dict(zip(names, _FROZEN.values(), strict=True))
+        stack.enter_context(keras.saving.custom_object_scope(scope))
+        for layer in model._flatten_layers():
+            changes = {} if dtype is None else {"dtype": dtype}
+            if isinstance(layer, BaseDiffStride):
+                strides = ops.convert_to_numpy(layer.strides)
+                changes["learned_strides"] = strides.tolist()
+            stack.enter_context(_changed_config(layer, changes))
         frozen = cloning.clone(
             model, _frozen, input_shape=input_shape, without=BaseDiffStride
         )
@@ -68,19 +74,17 @@ def freeze(model, input_shape=None):
 
 
 def _frozen(layer):
-    # Layers inside of this one follow from the scope.
     layer_class = _FROZEN.get(type(layer), type(layer))
     return layer_class.from_config(layer.get_config())
 
 
 @contextlib.contextmanager
-def _learned_strides_in_config(layer):
-    """Lets the config of a layer, wherever it is read, tell its strides."""
-    config = {
-        **layer.get_config(),
-        "learned_strides": ops.convert_to_numpy(layer.strides).tolist(),
-    }
-    layer.get_config = lambda: config
+def _changed_config(layer, changes):
+    if not changes or cloning.is_graph(layer):
+        yield
+        return
+    get_config = layer.get_config
+    layer.get_config = lambda: {**get_config(), **changes}
     try:
         yield
     finally:

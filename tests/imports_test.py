@@ -14,6 +14,7 @@ LAYERS_AND_BUILDERS = [
     "cloning",
     "freezing",
     "conversion",
+    "resolutions",
     "warping",
     "base_diffres",
     "diffres",
