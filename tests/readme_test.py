@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import diffstride
+from diffstride.audio_cnn import audio_cnn
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -21,7 +22,9 @@ def test_files_that_the_readme_names_exist():
     assert missing == []
 
 
-def test_snippets_run_in_a_model():
+def test_snippets_run_in_a_model(tmp_path):
+    sounds = audio_cnn(2, channels=(2, 2), strides=((2, 2), (2, 2)))
+    sounds.save(tmp_path / "model.keras")
     x = keras.Input((16, 16, 3))
     model = keras.Sequential(
         [
@@ -38,10 +41,12 @@ def test_snippets_run_in_a_model():
         "x": x,
         "main": x,
         "shortcut": x,
+        "waveform": np.zeros(40000, "float32"),
     }
     data = "np.ones((2, 32, 32, 3)), np.ones((2, 1)), verbose=0"
     for snippet in SNIPPETS:
         snippet = snippet.replace("compile(...", "compile('sgd', 'mse'")
+        snippet = snippet.replace("/tmp/own_sounds", str(tmp_path))
         exec(snippet.replace("fit(...", f"fit({data}"), names | {"np": np})
 
 
