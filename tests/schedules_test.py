@@ -71,6 +71,34 @@ def test_one_cycle(peak_epoch):
 
 
 @pytest.mark.parametrize(
+    "initial,factor,first_epoch,every,num_epochs",
+    # Table 4 of the DiffRes paper.
+    [
+        (1e-4, 0.5, 11, 5, 30),
+        (5e-4, 0.5, 21, 5, 40),
+        (2.5e-4, 0.95, 41, 1, 80),
+        (2.5e-4, 0.9, 25, 1, 60),
+        (1e-4, 0.85, 11, 1, 30),
+    ],
+)
+def test_step_decay(initial, factor, first_epoch, every, num_epochs):
+    schedule = schedules.step_decay(
+        4, num_epochs, initial, factor, first_epoch, every
+    )
+    rate, expected = initial, []
+    for epoch in range(1, num_epochs + 1):
+        if epoch >= first_epoch and (epoch - first_epoch) % every == 0:
+            rate *= factor
+        expected += 4 * [rate]
+    steps = np.arange(4 * num_epochs)
+    np.testing.assert_allclose(rates(schedule, steps), expected, rtol=1e-5)
+
+
+def test_step_decay_after_the_end():
+    assert schedules.step_decay(4, 10, 0.1, first_epoch=11) == 0.1
+
+
+@pytest.mark.parametrize(
     "schedule",
     [
         schedules.piecewise(10, 4, warmup_epochs=1),
@@ -97,3 +125,6 @@ def test_errors():
         schedules.cosine(10, 4, warmup_epochs=4)
     with pytest.raises(ValueError, match="`peak_epoch` must lie inside"):
         schedules.one_cycle(10, 4, peak_epoch=4)
+    for arguments in [{"first_epoch": 1}, {"every": 0}]:
+        with pytest.raises(ValueError, match="`first_epoch` must be 2 or more"):
+            schedules.step_decay(10, 4, **arguments)
