@@ -25,7 +25,7 @@ import pathlib
 # Nothing is trained here: the backend that is there soonest will do.
 os.environ["KERAS_BACKEND"] = "numpy"
 
-from experiments import page, tables
+from experiments import formats, page, tables
 from experiments.run_folder import read_folder
 from experiments.sweep_file import SweepError
 
@@ -69,8 +69,8 @@ def write_report(folder, metrics, made, output):
             drawings.append((drawing, path))
     for index, table in enumerate(made):
         path = output / f"table{index + 1}.csv"
-        path.write_text(tables.to_csv(table))
-    (output / "runs.csv").write_text(tables.runs_to_csv(folder))
+        path.write_text(formats.to_csv(table))
+    (output / "runs.csv").write_text(formats.runs_to_csv(folder))
     (output / "report.md").write_text(to_markdown(folder, made) + "\n")
     path = output / "index.html"
     path.write_text(page.make_page(folder, made, drawings))
@@ -82,7 +82,7 @@ def to_markdown(folder, made):
     parts = [f"{first}."]
     if trouble:
         parts.append("Left out:\n" + "\n".join(f"- {line}" for line in trouble))
-    return "\n\n".join([*parts, *map(tables.to_markdown, made)])
+    return "\n\n".join([*parts, *map(formats.to_markdown, made)])
 
 
 def main():

@@ -1,8 +1,6 @@
 """Tables in the form of the papers: mean ± standard deviation over seeds."""
 
-import csv
 import dataclasses
-import io
 import statistics
 import typing
 
@@ -164,19 +162,20 @@ def pivot(folder, metric, rows=None, columns=None):
         zip(*table.values(), strict=True) if by_column else table.values()
     ):
         _mark_best(compared, metric)
-    counts = [len(cell.values) for cell in cells.values() if cell.values]
+    usual = _usual(
+        folder, (*rows, columns), [len(c.values) for c in cells.values()]
+    )
     means = [
         Cell([v for row in table.values() for v in row[i].values], decimals)
         for i in range(len(column_names))
     ]
-    complete = len(set(counts)) == 1 and all(
-        cell.values for row in table.values() for cell in row
+    complete = all(
+        len(cell.values) == usual for row in table.values() for cell in row
     )
     if len(table) > 1 and complete and not by_column:
         _mark_best(means, metric)
         table["mean of all"] = means
     over = [axis for axis in axes if axis not in (*rows, columns)]
-    usual = statistics.mode(counts)
     note = f"Mean ± sd over {_runs(usual)} a cell."
     if over:
         note += f" They differ in {', '.join(over)}, too."
@@ -186,6 +185,17 @@ def pivot(folder, metric, rows=None, columns=None):
     return Table(
         metric.title, ", ".join(rows), column_names, table, usual, note
     )
+
+
+def _usual(folder, axes, counts):
+    """How many runs the sweep has for each choice of some axes."""
+    if folder.sweep is None:
+        return statistics.mode(count for count in counts if count)
+    runs = [
+        tuple(c.label for c in run.choices if c.axis in axes)
+        for run in folder.sweep.runs
+    ]
+    return len(runs) // len(set(runs))
 
 
 def _runs(count):
@@ -253,10 +263,10 @@ def configurations(folder, metrics):
                     _published_alone(folder, metric, labels),
                 )
             )
-        row.append(Cell(text=_strides(runs)))
+        row.append(Cell(text=mean_strides(runs)))
     for index, metric in enumerate(metrics):
         _mark_best([row[index] for row in rows.values()], metric)
-    usual = statistics.mode(len(runs) for runs in groups.values())
+    usual = _usual(folder, folder.axes, map(len, groups.values()))
     note = f"Mean ± sd over {_runs(usual)} a row."
     if any(cell.published for row in rows.values() for cell in row):
         source = folder.sweep.published.get("source", "as published")
@@ -284,7 +294,7 @@ def _published_alone(folder, metric, labels):
     return section.get("values", {}).get(label, "")
 
 
-def _strides(runs):
+def mean_strides(runs):
     """The mean over runs of the strides that each layer has learned."""
     learned = [list(run.learned.values()) for run in runs if run.learned]
     if not learned:
@@ -312,7 +322,8 @@ def cutoffs(folder):
         ]
     if not rows:
         return None
-    usual = statistics.mode(len(row[0].values) for row in rows.values())
+    counts = [len(row[0].values) for row in rows.values()]
+    usual = _usual(folder, folder.axes, counts)
     return Table(
         "Cut-off frequencies of the first layer",
         ", ".join(folder.axes) or "run",
@@ -327,73 +338,3 @@ def cutoffs(folder):
         "The highest frequency of the spectrogram's Fourier transform below "
         f"the cut-off, as in Table 2. Mean ± sd over {_runs(usual)} a row.",
     )
-
-
-def to_markdown(table):
-    """A table for a README."""
-    lines = [
-        "| " + " | ".join([table.corner, *table.columns]) + " |",
-        "|---" * (len(table.columns) + 1) + "|",
-    ]
-    for name, cells in table.rows.items():
-        texts = []
-        for cell in cells:
-            text = f"**{cell}**" if cell.best else str(cell)
-            more = [f"({cell.published})"] if cell.published else []
-            if name != "mean of all" and table.count(cell):
-                more.append(f"[{table.count(cell)}]")
-            texts.append(" ".join([text, *more]).strip())
-        lines.append("| " + " | ".join([name, *texts]) + " |")
-    return "\n".join([f"{table.title}", "", *lines, "", table.note])
-
-
-def to_csv(table):
-    """A table with a line for each cell."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["row", "column", "n", "mean", "sd", "published", "text"])
-    for name, cells in table.rows.items():
-        for column, cell in zip(table.columns, cells, strict=True):
-            writer.writerow(
-                [
-                    name,
-                    column,
-                    len(cell.values),
-                    _or_nothing(cell.mean),
-                    _or_nothing(cell.deviation),
-                    cell.published,
-                    cell.text,
-                ]
-            )
-    return file.getvalue()
-
-
-def _or_nothing(number):
-    return "" if number is None else f"{number:.10g}"
-
-
-def runs_to_csv(folder):
-    """All numbers of all finished runs at their end, a line for each run."""
-    columns = list(
-        dict.fromkeys(
-            name
-            for run in folder.runs
-            for name, value in run.history[-1].items()
-            if isinstance(value, (int, float))
-        )
-    )
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    extra = ["complexity", "total_seconds"]
-    writer.writerow(["run", *folder.axes, "seed", *columns, *extra, "strides"])
-    for run in folder.runs:
-        writer.writerow(
-            [
-                run.name,
-                *(run.choices[axis] for axis in folder.axes),
-                run.seed,
-                *(run.value(name) for name in [*columns, *extra]),
-                _strides([run]),
-            ]
-        )
-    return file.getvalue()

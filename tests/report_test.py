@@ -1,0 +1,420 @@
+"""Reports say what the histories say, and what is wrong with a folder."""
+
+import csv
+import html.parser
+import io
+import json
+import math
+import pathlib
+import re
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import report  # noqa: E402
+from experiments import formats, runner, sweep_file, tables  # noqa: E402
+from experiments.run_folder import read_folder  # noqa: E402
+
+SWEEP = """# What is asked.
+
+config = ["a.gin"]
+seeds = [1, 2, 3]
+[axes.strides]
+gin_param = "resnet.resnet18.strides"
+values = [[1, 2, 3], [1, 3, 1]]
+[axes.method]
+gin_file = ["pooling/strided.gin", "pooling/diffstride.gin"]
+[published]
+metric = "val_accuracy"
+rows = "strides"
+columns = "method"
+source = "Table 9"
+[published.values]
+"1-2-3" = ["91.25 ± 0.2", "92.5"]
+"1-3-1" = ["90.0", "93.0"]
+"""
+
+
+def write_run(directory, description, rows, config=(), finished=True):
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "sweep.json").write_text(json.dumps(description))
+    lines = [json.dumps(row) + "\n" for row in rows]
+    (directory / "history.jsonl").write_text("".join(lines))
+    (directory / "config.gin").write_text(
+        "# Parameters for train:\n" + "\n".join(config) + "\n"
+    )
+    if finished:
+        zipfile.ZipFile(directory / "model.keras", "w").close()
+
+
+def make_history(rng, learned, **more):
+    """Epochs of noise, with strides of two layers where they are learned."""
+    rows = []
+    for epoch in range(1, 4):
+        names = ("block1_pooling", "block2_pooling") if learned else ()
+        strides = {name: rng.uniform(1, 4, 2).tolist() for name in names}
+        rows.append(
+            {
+                "epoch": epoch,
+                "val_accuracy": rng.uniform(),
+                "val_top5_accuracy": rng.uniform(),
+                "val_loss": rng.uniform(),
+                "strides": strides,
+                "sizes": {name: [8, 8] for name in strides},
+                "macs": int(rng.integers(1e6, 1e8)),
+                "seconds": rng.uniform(1, 100),
+                **{name: rng.uniform() for name in more},
+            }
+        )
+    return rows
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """The runs of a sweep, all finished."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "sweep.toml").write_text(SWEEP)
+    for run in sweep_file.read_sweep(tmp_path / "sweep.toml").runs:
+        strides, method = (choice.label for choice in run.choices)
+        config = [
+            "train.model = @resnet.resnet18",
+            "train.num_epochs = 3",
+            f"resnet18.strides = [{strides.replace('-', ', ')}]",
+        ]
+        rows = make_history(rng, learned=method == "diffstride")
+        description = run.description(tmp_path)
+        write_run(tmp_path / run.name, description, rows, config)
+    return tmp_path
+
+
+def last_rows(path, *choices):
+    """The last line of each history, by seed: read without our code."""
+    return [
+        json.loads((run / "history.jsonl").read_text().splitlines()[-1])
+        for run in sorted(path.iterdir())
+        if run.is_dir() and all(choice in run.name for choice in choices)
+    ]
+
+
+def read_csv(table):
+    rows = csv.DictReader(io.StringIO(formats.to_csv(table)))
+    return {(row["row"], row["column"]): row for row in rows}
+
+
+def test_means_and_deviations(folder):
+    read = read_folder(folder)
+    metrics = report.choose_metrics(read)
+    assert [metric.name for metric in metrics] == ["val_accuracy"]
+    table, everything = report.make_tables(read, metrics)
+    cells = read_csv(table)
+    for strides in ("1-2-3", "1-3-1"):
+        for method in ("strided", "diffstride"):
+            chosen = last_rows(folder, f"s={strides},", f"={method},")
+            values = [100 * row["val_accuracy"] for row in chosen]
+            cell = cells[strides, method]
+            assert int(cell["n"]) == len(values) == 3
+            assert float(cell["mean"]) == pytest.approx(np.mean(values))
+            assert float(cell["sd"]) == pytest.approx(np.std(values, ddof=1))
+            row = read_csv(everything)[f"{strides}, {method}", "million MACs"]
+            macs = [row["macs"] / 1e6 for row in chosen]
+            assert float(row["mean"]) == pytest.approx(np.mean(macs))
+    for method in ("strided", "diffstride"):
+        values = [
+            100 * row["val_accuracy"]
+            for row in last_rows(folder, f"={method},")
+        ]
+        cell = cells["mean of all", method]
+        assert float(cell["mean"]) == pytest.approx(np.mean(values))
+        assert float(cell["sd"]) == pytest.approx(np.std(values, ddof=1))
+    # As printed: two decimals, since a published number has two.
+    assert cells["1-2-3", "strided"]["published"] == "91.25 ± 0.2"
+    text = formats.to_markdown(table)
+    means = {
+        method: float(cells["1-2-3", method]["mean"])
+        for method in ("strided", "diffstride")
+    }
+    best = max(means, key=means.get)
+    line = next(line for line in text.splitlines() if "1-2-3" in line)
+    [bold] = re.findall(r"\*\*(\S+) ± \S+\*\*", line)
+    assert bold == f"{means[best]:.2f}"
+    assert "(91.25 ± 0.2)" in line and "(92.5)" in line
+    assert "In brackets: Table 9." in text
+
+
+def test_lower_is_better_for_losses_and_ties_are_both_best():
+    metric = tables.find_metric("val_loss")
+    cells = [tables.Cell([value], 3) for value in (0.5004, 0.5001, 0.7)]
+    tables._mark_best(cells, metric)
+    assert [cell.best for cell in cells] == [True, True, False]
+
+
+def test_complexity_and_strides(folder):
+    read = read_folder(folder)
+    for run in read.runs:
+        if run.choices["method"] == "diffstride":
+            rows = (folder / run.name / "history.jsonl").read_text()
+            strides = json.loads(rows.splitlines()[-1])["strides"]
+            first, second = strides["block1_pooling"], strides["block2_pooling"]
+            # The stem is no downsampling layer.
+            initial = [float(s) for s in run.choices["strides"].split("-")[1:]]
+            assert run.strides_after(0) == {
+                "block1_pooling": [initial[0]] * 2,
+                "block2_pooling": [initial[1]] * 2,
+            }
+        else:
+            first, second = (
+                [float(s)] * 2 for s in run.choices["strides"].split("-")[1:]
+            )
+            assert run.strides_after(0) == {}
+        expected = 1 / math.prod(first) + 1 / math.prod(first + second)
+        assert run.complexity == pytest.approx(expected)
+
+
+def test_files_of_a_report(folder, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["report.py", str(folder)])
+    report.main()
+    printed = capsys.readouterr().out
+    assert "12 of 12 runs of the sweep are finished" in printed
+    output = folder / "report"
+    written = {path.name for path in output.iterdir()}
+    figures = ("strides_by_epoch", "learned_strides", "accuracy_against_cost")
+    assert written == {
+        "index.html",
+        "report.md",
+        "runs.csv",
+        "table1.csv",
+        "table2.csv",
+        *(f"{name}.{end}" for name in figures for end in ("png", "svg")),
+    }
+    runs = list(csv.DictReader(io.StringIO((output / "runs.csv").read_text())))
+    assert len(runs) == 12
+    for row in runs:
+        [last] = last_rows(folder, row["run"])
+        assert float(row["val_loss"]) == last["val_loss"]
+    page = (output / "index.html").read_text()
+    sources = re.findall(r'(?:src|href)="([^"]{5})', page)
+    assert sources == ["data:"] * len(figures)
+    assert "<script" not in page
+    assert "What is asked." in page
+    assert "python -m diffstride.train --gin_file=a.gin" in page
+    checker = html.parser.HTMLParser()
+    opened = []
+    checker.handle_starttag = lambda tag, attributes: opened.append(tag)
+    checker.handle_endtag = lambda tag: opened.remove(tag)
+    checker.feed(page)
+    assert set(opened) == {"meta", "img"}
+    # Made again, it is the same to the byte: the SVG, too.
+    report.main()
+    assert (output / "index.html").read_text() == page
+
+
+def test_failed_partial_and_foreign_runs_are_named(folder, capsys, monkeypatch):
+    def path(strides, method, seed):
+        return folder / f"strides={strides},method={method},seed={seed}"
+
+    failed = path("1-2-3", "strided", 1)
+    (failed / "model.keras").unlink()
+    (failed / "failure.json").write_text('{"code": 7, "error": "Oh <no>"}')
+    partial = path("1-2-3", "diffstride", 2)
+    (partial / "model.keras").write_bytes(b"PK")
+    lines = (partial / "history.jsonl").read_text().splitlines()
+    (partial / "history.jsonl").write_text("\n".join(lines[:2]) + '\n{"epo')
+    absent = path("1-3-1", "strided", 3)
+    for file in absent.iterdir():
+        file.unlink()
+    absent.rmdir()
+    emptied = path("1-3-1", "diffstride", 1)
+    (emptied / "history.jsonl").write_text("")
+    infinite = path("1-3-1", "diffstride", 2)
+    (infinite / "history.jsonl").write_text('{"val_accuracy": NaN}\n')
+    other = path("1-3-1", "diffstride", 3)
+    description = json.loads((other / "sweep.json").read_text())
+    description["command"].insert(2, "--gin_param=c.d = 1")
+    (other / "sweep.json").write_text(json.dumps(description))
+    (folder / "notes").mkdir()
+    (folder / "by_hand").mkdir()
+    (folder / "by_hand" / "history.jsonl").write_text("{}\n")
+    (folder / "half").mkdir()
+    (folder / "half" / "sweep.json").write_text('{"choi')
+    write_run(folder / "strides=9,seed=1", {"choices": {"strides": "9"}}, [{}])
+    read = read_folder(folder)
+    assert read.unfinished == {
+        failed.name: "failed after 3 of 3 epochs, exit code 7: Oh <no>",
+        partial.name: "not finished: 2 of 3 epochs",
+        absent.name: "not started",
+        emptied.name: "finished, but there is no line in its history",
+        infinite.name: "finished, but there is a number that is not finite in "
+        "its history",
+    }
+    assert read.foreign == {
+        other.name: "made with other bindings: --gin_param=c.d = 1",
+        "notes": "not a run",
+        "by_hand": "a run, but not of a sweep (no sweep.json)",
+        "half": "its sweep.json cannot be read",
+        "strides=9,seed=1": "not a run of this sweep",
+    }
+    assert len(read.runs) == 6
+    monkeypatch.setattr(sys, "argv", ["report.py", str(folder)])
+    report.main()
+    printed = capsys.readouterr().out
+    page = (folder / "report" / "index.html").read_text()
+    assert "6 of 12 runs of the sweep are finished" in printed
+    for name in (*read.unfinished, *read.foreign):
+        assert f"- {name}: " in printed and f"<li>{name}: " in page
+    assert "Oh &lt;no&gt;" in page
+    # Nor does the table hide that cells have fewer runs than others.
+    table = report.make_tables(read, report.choose_metrics(read))[0]
+    chosen = last_rows(folder, "s=1-2-3,", "=strided,", "seed=")[1:]
+    cell = table.rows["1-2-3"][0]
+    assert cell.mean == pytest.approx(
+        100 * np.mean([row["val_accuracy"] for row in chosen])
+    )
+    assert "[n = " in printed
+    assert "mean of all" not in printed
+
+
+def test_a_sweep_without_its_file_and_runs_made_by_hand(folder, tmp_path):
+    (folder / "sweep.toml").unlink()
+    read = read_folder(folder)
+    assert len(read.runs) == 12 and not read.foreign
+    assert read.axes == {
+        "strides": ["1-2-3", "1-3-1"],
+        "method": ["diffstride", "strided"],
+    }
+    for run in folder.iterdir():
+        (run / "sweep.json").unlink()
+    read = read_folder(folder)
+    assert len(read.axes["run"]) == 12
+    made = report.make_tables(read, report.choose_metrics(read))
+    assert len(made) == 1 and len(made[0].rows) == 12
+
+
+def test_errors_name_the_culprit(folder, monkeypatch, tmp_path):
+    read = read_folder(folder)
+    metrics = [tables.find_metric("f1")]
+    with pytest.raises(sweep_file.SweepError, match="no metric 'f1'"):
+        report.make_tables(read, metrics)
+    with pytest.raises(sweep_file.SweepError, match="no axis 'ramp'"):
+        tables.pivot(read, tables.find_metric("macs"), columns="ramp")
+    with pytest.raises(sweep_file.SweepError, match="no directory"):
+        read_folder(folder / "none")
+    (tmp_path / "empty").mkdir()
+    argv = ["report.py", str(tmp_path / "empty")]
+    monkeypatch.setattr(sys, "argv", argv)
+    with pytest.raises(SystemExit, match="no finished run"):
+        report.main()
+
+
+def test_spectrograms(tmp_path):
+    """Cut-offs of Table 2, curves of DiffRes, accuracy against FPS."""
+    rng = np.random.default_rng(1)
+    for fps, rate in ((100, 0.0), (25, 0.75)):
+        for seed in (1, 2):
+            config = [
+                "LogMelSpectrogram.center = False",
+                "LogMelSpectrogram.hop_ms = 10.0",
+                "LogMelSpectrogram.num_mels = 64",
+                "LogMelSpectrogram.sample_rate = 16000",
+                "LogMelSpectrogram.window_ms = 25.0",
+                "tfds_audio.window_seconds = 1.0",
+                f"audio_tagger.reduction_rate = {rate}",
+            ]
+            rows = make_history(rng, True, activeness=None, guide_loss=None)
+            write_run(
+                tmp_path / f"fps={fps},seed={seed}",
+                {"choices": {"fps": str(fps)}, "seed": seed},
+                rows,
+                config,
+            )
+    read = read_folder(tmp_path)
+    assert [run.frames_per_second for run in read.runs] == [100, 100, 25, 25]
+    made = report.make_tables(read, report.choose_metrics(read))
+    cells = read_csv(made[-1])
+    last = [
+        row["strides"]["block1_pooling"] for row in last_rows(tmp_path, "=100,")
+    ]
+    # A second has 98 frames; a Fourier transform knows multiples of 100/98 Hz.
+    hertz = [100 / 98 * (98 / (2 * time) // 1) for time, _ in last]
+    cycles = [(32 / frequency // 1) / 64 for _, frequency in last]
+    cell = cells["100", "cut-off in time, Hz"]
+    assert float(cell["mean"]) == pytest.approx(np.mean(hertz))
+    assert float(cell["sd"]) == pytest.approx(np.std(hertz, ddof=1))
+    cell = cells["100", "cut-off in frequency, cycles/mel"]
+    assert float(cell["mean"]) == pytest.approx(np.mean(cycles))
+    from experiments import figures
+
+    metric = tables.find_metric("val_accuracy")
+    drawn = {d.name: d.figure for d in figures.draw_all(read, metric)}
+    assert {"diffres", "accuracy_against_frames"} < set(drawn)
+    activeness, _ = drawn["diffres"].axes
+    curves = [line.get_ydata() for line in activeness.lines]
+    histories = [
+        [
+            json.loads(line)["activeness"]
+            for line in (tmp_path / f"fps=25,seed={seed}" / "history.jsonl")
+            .read_text()
+            .splitlines()
+        ]
+        for seed in (1, 2)
+    ]
+    expected = np.mean(histories, axis=0)
+    assert any(np.allclose(curve, expected) for curve in curves)
+
+
+# Trains an epoch, and is killed after the second one the first time.
+KILLED = """
+import json, os, pathlib, random, signal, sys, zipfile
+workdir = pathlib.Path(sys.argv[-2].removeprefix("--workdir="))
+seed = int(sys.argv[-1].removeprefix("--seed="))
+path = workdir / "history.jsonl"
+start = len(path.read_text().splitlines()) if path.exists() else 0
+for epoch in range(start, 4):
+    row = {"val_accuracy": random.Random(10 * seed + epoch).random()}
+    with open(path, "a") as file:
+        file.write(json.dumps(row) + "\\n")
+    if (epoch, seed, workdir.parent.name) == (1, 2, "killed"):
+        os.kill(os.getpid(), signal.SIGKILL)
+zipfile.ZipFile(workdir / "model.keras", "w").close()
+"""
+
+
+def test_killed_and_started_again_gives_the_same_table(tmp_path):
+    trainer = tmp_path / "trainer.py"
+    trainer.write_text(KILLED)
+    path = tmp_path / "sweep.toml"
+    path.write_text(
+        "config = ['a.gin']\nseeds = [1, 2]\n[axes.x]\n"
+        "gin_param = 'a.b'\nvalues = [1, 2]"
+    )
+    sweep = sweep_file.read_sweep(path)
+
+    def make(workdir):
+        workdir.mkdir(exist_ok=True)
+        (workdir / "sweep.toml").write_text(sweep.text)
+        executor = runner.Local(2, train_arguments=("-S", "-E", str(trainer)))
+        failed = runner.make_runs(
+            sweep.runs, workdir, executor, say=lambda line: None
+        )
+        read = read_folder(workdir)
+        return (
+            failed,
+            read.unfinished,
+            report.to_markdown(
+                read, report.make_tables(read, report.choose_metrics(read))
+            ),
+        )
+
+    failed, unfinished, text = make(tmp_path / "killed")
+    assert len(failed) == len(unfinished) == 2
+    assert all(
+        "after 2 of ? epochs, exit code -9" in f for f in unfinished.values()
+    )
+    assert "2 of 4 runs" in text
+    failed, unfinished, text = make(tmp_path / "killed")
+    assert not failed and not unfinished
+    assert make(tmp_path / "whole") == ({}, {}, text)
