@@ -13,6 +13,12 @@ VERSION = re.search(
 ).group(1)
 
 AUDIO = ["soundfile>=0.12"]
+EXPORT = [
+    "ai-edge-litert>=1.2",
+    "onnx>=1.17",
+    "onnxruntime>=1.20",
+    "tf2onnx>=1.16.1",
+]
 JAX = ["jax>=0.4.30"]
 PLOT = ["matplotlib>=3.7"]
 TENSORBOARD = ["tensorboard>=2.18"]
@@ -40,12 +46,14 @@ setup(
     ],
     extras_require={
         "audio": AUDIO,
+        "export": EXPORT,
         "gpu": ["tensorflow[and-cuda]>=2.18"],
         "jax": JAX,
         "plot": PLOT,
         "tensorboard": TENSORBOARD,
         "test": [
             *AUDIO,
+            *EXPORT,
             *JAX,
             *PLOT,
             "librosa>=0.10",
