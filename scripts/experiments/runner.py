@@ -8,6 +8,7 @@ lives, keeps two sweeps from making the same run.
 import collections
 import contextlib
 import json
+import math
 import os
 import pathlib
 import queue
@@ -96,7 +97,9 @@ def train(
                 env={**os.environ, **dict(environment)},
             )
         try:
-            code = process.wait()
+            # With a limit it looks every now and then, as Ray's way to
+            # interrupt a task does not end a system call.
+            code = process.wait(timeout=math.inf)
         except BaseException:
             process.terminate()
             process.wait()
