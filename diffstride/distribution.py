@@ -91,9 +91,12 @@ def joined(coordinator_address=None, process_count=None, process_index=None):
     try:
         yield
     except BaseException as error:
-        if isinstance(error, SystemExit) and not isinstance(error.code, str):
-            raise  # All processes end here.
-        _leave(error)
+        # All processes exit with a signal's number, one alone with a message.
+        if not isinstance(error, SystemExit) or isinstance(error.code, str):
+            _leave(error)
+        raise
+    finally:
+        _jax().distributed.shutdown()  # Waits for the others.
 
 
 def _settings(*arguments):
@@ -125,33 +128,28 @@ def _leave(error):
     os._exit(1)
 
 
-@contextlib.contextmanager
 def scope(devices=None):
-    """Within it, a model is made and trained on several devices.
+    """How to make and train a model on several devices.
 
     Args:
         devices: list of names. Defaults to all GPUs on TensorFlow, to all
             devices of all processes under JAX.
+
+    Returns:
+        A function that makes the context to do it in.
     """
-    backend = keras.backend.backend()
-    if backend == "tensorflow":
+    if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        found = [gpu.name for gpu in tf.config.list_logical_devices("GPU")]
-    elif backend == "jax":
-        found = keras.distribution.list_devices()
-    else:
-        found = []
-    if devices is None and len(found) < 2:
-        context = contextlib.nullcontext()
-    elif backend == "tensorflow":
-        context = tf.distribute.MirroredStrategy(devices).scope()
-    else:
-        context = keras.distribution.DataParallel(
+        gpus = [gpu.name for gpu in tf.config.list_logical_devices("GPU")]
+        if devices is None and len(gpus) < 2:
+            return contextlib.nullcontext
+        return tf.distribute.MirroredStrategy(devices or gpus).scope
+    if _on_jax() and (devices or len(keras.distribution.list_devices()) > 1):
+        return keras.distribution.DataParallel(
             devices=devices, auto_shard_dataset=False
-        ).scope()
-    with context:
-        yield
+        ).scope
+    return contextlib.nullcontext
 
 
 def divide(data):
@@ -170,8 +168,8 @@ def divide(data):
     processes = process_count()
     devices = distribution.num_model_replicas // processes
 
-    def train(epoch, start_step=0):
-        for batch in data.train(epoch, start_step):
+    def checked(batches):
+        for batch in batches:
             rows = _count_rows(batch)
             if rows % devices:
                 raise ValueError(
@@ -181,6 +179,12 @@ def divide(data):
                 )
             yield batch
 
+    def train(epoch, start_step=0):
+        return _InOrder(
+            lambda: checked(data.train(epoch, start_step)),
+            data.train_steps - start_step,
+        )
+
     @functools.cache
     def plan_test():
         """Rows of each test batch here, and the weight of an example."""
@@ -189,12 +193,32 @@ def divide(data):
         even = -(-rows.max(axis=0) // devices) * devices
         return even, processes * even.sum() / rows.sum()
 
-    def test():
-        sizes, weight = plan_test()
-        for batch, size in zip(data.test(), sizes, strict=True):
+    def filled_up(batches, sizes, weight):
+        for batch, size in zip(batches, sizes, strict=True):
             yield batch if weight == 1 else _fill_up(batch, size, weight)
 
+    def test():
+        plan = plan_test()
+        return _InOrder(lambda: filled_up(data.test(), *plan), len(plan[0]))
+
     return dataclasses.replace(data, train=train, test=test)
+
+
+class _InOrder(keras.utils.PyDataset):
+    """Batches of which Keras knows the number, and asks for one by one."""
+
+    def __init__(self, iterate, length):
+        super().__init__()
+        self._iterate = iterate
+        self._length = length
+
+    def __len__(self):
+        return self._length
+
+    def __getitem__(self, index):
+        if index == 0:
+            self._batches = iter(self._iterate())
+        return next(self._batches)
 
 
 def _gather(values):

@@ -131,7 +131,8 @@ def train(
 
         tf.config.experimental.enable_op_determinism()
     data = _load(dataset, seed)
-    with distribution.scope(devices):
+    scope = distribution.scope(devices)
+    with scope():
         data = distribution.divide(data)
         network = model(
             num_output_classes=data.num_classes, input_shape=data.input_shape
@@ -150,22 +151,23 @@ def train(
         )
         # Its state is there before a checkpoint is to fill it.
         network.optimizer.build(network.trainable_variables)
-        if complexity_weight:
-            complexity.add_complexity_loss(network, complexity_weight)
+    if complexity_weight:
+        complexity.add_complexity_loss(network, complexity_weight)
 
-        run = _Run(
-            network, data, num_epochs, workdir, keep_checkpoints, verbose
-        )
-        text = config() if config else ""
-        if mode == "eval":
+    run = _Run(network, data, num_epochs, workdir, keep_checkpoints, verbose)
+    text = config() if config else ""
+    if mode == "eval":
+        with scope():
             return run.evaluate(eval_checkpoint)
-        with claimed(workdir, text, distribution.is_first()):
+    is_first = distribution.is_first()
+    with claimed(workdir, text, is_first):
+        with scope():
             run.fit(
                 callbacks, refresh_sizes, checkpoint_steps, monitor, tensorboard
             )
-            if distribution.is_first():
-                run.report()
-        return run.progress.history
+        if is_first:
+            run.report()
+    return run.progress.history
 
 
 class _Run:
