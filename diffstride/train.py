@@ -6,6 +6,9 @@
 Gin files are looked for in the working directory, in the checkout, and in its
 `configs/`. The same command goes on with a run that was interrupted. Without a
 gin file, the configuration of `--workdir` is taken.
+
+Several processes train together under JAX: each is given the same command, and
+its number (see `diffstride.distribution.joined`).
 """
 
 import pathlib
@@ -13,7 +16,7 @@ import pathlib
 import gin
 from absl import app, flags
 
-from diffstride import configurables
+from diffstride import configurables, distribution
 from diffstride.trainer import ConfigError
 
 FLAGS = flags.FLAGS
@@ -31,11 +34,26 @@ flags.DEFINE_integer("seed", None, "Seed of weights, dropout and data.")
 flags.DEFINE_enum(
     "mode", "train", ["train", "eval"], "Whether to train, or to evaluate."
 )
+flags.DEFINE_string(
+    "coordinator_address", None, "Host and port of the first process."
+)
+flags.DEFINE_integer("process_count", None, "Number of processes.")
+flags.DEFINE_integer("process_index", None, "Number of this one, from 0.")
 
 
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {' '.join(argv[1:])}")
+    with distribution.joined(
+        FLAGS.coordinator_address, FLAGS.process_count, FLAGS.process_index
+    ):
+        try:
+            _train()
+        except ConfigError as error:
+            raise SystemExit(f"Configuration error: {error}") from None
+
+
+def _train():
     files = FLAGS.gin_file
     saved_config = pathlib.Path(FLAGS.workdir, "config.gin")
     if not files and saved_config.exists():
@@ -43,15 +61,12 @@ def main(argv):
     bindings = list(FLAGS.gin_param)
     if FLAGS.seed is not None:
         bindings.append(f"train.train.seed = {FLAGS.seed}")
-    try:
-        configurables.parse(files, bindings)
-        gin.get_configurable("train.train")(
-            workdir=FLAGS.workdir,
-            mode=FLAGS.mode,
-            config=configurables.operative_config,
-        )
-    except ConfigError as error:
-        raise SystemExit(f"Configuration error: {error}") from None
+    configurables.parse(files, bindings)
+    gin.get_configurable("train.train")(
+        workdir=FLAGS.workdir,
+        mode=FLAGS.mode,
+        config=configurables.operative_config,
+    )
 
 
 if __name__ == "__main__":

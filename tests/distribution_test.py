@@ -83,6 +83,18 @@ def train(workdir, cache, address=None, count=1, index=0, devices=1, end=None):
         )
 
 
+def test_a_process_without_rows_has_an_empty_batch():
+    x, y = np.zeros((9, 8, 8, 3), "uint8"), np.zeros(9, "int32")
+    data = from_arrays(
+        ((x, y), (x, y)),
+        batch_size=8,
+        image_size=4,
+        process_index=1,
+        process_count=2,
+    )
+    assert [x.shape for x, _ in data.test()] == [(4, 4, 4, 3), (0, 4, 4, 3)]
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """Trains in new processes; returns how they ended."""

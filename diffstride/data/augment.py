@@ -118,9 +118,9 @@ def crop_and_resize(images, boxes, size):
     rows = _resampling(tops, box_heights, height, size[0])
     columns = _resampling(lefts, box_widths, width, size[1])
     # The axis to resize comes first, so that each product is a large one.
-    images = images.swapaxes(1, 2).reshape(batch, width, -1)
+    images = images.swapaxes(1, 2).reshape(batch, width, height * channels)
     images = (columns @ images).reshape(batch, size[1], height, channels)
-    images = images.swapaxes(1, 2).reshape(batch, height, -1)
+    images = images.swapaxes(1, 2).reshape(batch, height, size[1] * channels)
     return (rows @ images).reshape(batch, *size, channels)
 
 
@@ -175,7 +175,10 @@ def normalize(images, mean, std):
     scale = np.tile(1 / np.asarray(std, "float32"), height * width)
     shift = np.tile(np.asarray(mean, "float32"), height * width) * scale
     normalized = np.multiply(
-        images.reshape(batch, -1), scale, dtype="float32", casting="unsafe"
+        images.reshape(batch, len(scale)),
+        scale,
+        dtype="float32",
+        casting="unsafe",
     )
     normalized -= shift
     return normalized.reshape(images.shape)
