@@ -220,7 +220,8 @@ class Recorder(keras.callbacks.Callback):
     Args:
         progress: the `Progress` of the run.
         path: the JSON-lines file.
-        input_shape: shape of an example, to count operations with.
+        input_shape: shape of an example, to count operations with; where a
+            size is None, nothing is counted.
         refresh: the `RefreshSizes` of the run.
     """
 
@@ -262,8 +263,13 @@ class Recorder(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         learned = complexity.learned_layers(self.model)
         if learned or self.costs is None:
-            self.costs = complexity.layer_costs(self.model, self._input_shape)
+            self.costs = []
+            if None not in self._input_shape:
+                self.costs = complexity.layer_costs(
+                    self.model, self._input_shape
+                )
         sizes = {cost.name: cost.output_shape for cost in self.costs}
+        macs = sum(cost.macs for cost in self.costs)
         row = {
             "epoch": epoch + 1,
             **logs,
@@ -276,8 +282,9 @@ class Recorder(keras.callbacks.Callback):
                     sizes[layer.name][axis - 1] for axis in layer._axes
                 ]
                 for layer in learned
+                if layer.name in sizes
             },
-            "macs": sum(cost.macs for cost in self.costs),
+            **({"macs": macs} if self.costs else {}),
             "compilations": self._refresh.compilations,
             "seconds": round(time.monotonic() - self._epoch_began, 3),
             "images_per_second": round(self._images_per_second, 1),

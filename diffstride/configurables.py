@@ -25,15 +25,22 @@ from diffstride import (
     pooling,
     resnet,
     schedules,
+    spec_augment,
     trainer,
 )
+from diffstride.average_precision import MeanAveragePrecision
 from diffstride.data import arrays, audio, images, multi_task, synthetic
 from diffstride.trainer import ConfigError
 
 _CONFIGURABLES = {
     "train": [trainer.train],
     "callbacks": [callbacks.RefreshSizes],
-    "schedules": [schedules.piecewise, schedules.cosine, schedules.one_cycle],
+    "schedules": [
+        schedules.piecewise,
+        schedules.step_decay,
+        schedules.cosine,
+        schedules.one_cycle,
+    ],
     "optimizers": [
         keras.optimizers.SGD,
         keras.optimizers.Adam,
@@ -42,7 +49,7 @@ _CONFIGURABLES = {
     ],
     "objectives": [objectives.CrossEntropy, objectives.TopAccuracy],
     "losses": [keras.losses.BinaryCrossentropy],
-    "metrics": [keras.metrics.AUC],
+    "metrics": [keras.metrics.AUC, MeanAveragePrecision],
     "synthetic": [synthetic.synthetic],
     "arrays": [arrays.from_arrays],
     "images": [images.tfds_images],
@@ -63,6 +70,7 @@ _CONFIGURABLES = {
     "efficientnet": [efficientnet.efficientnet],
     "densenet": [densenet.densenet],
     "audio_cnn": [audio_cnn.audio_cnn],
+    "spec_augment": [spec_augment.SpecAugment],
     "audio_tagger": [audio_tagger.audio_tagger],
     "diffres": [
         diffres.DiffRes,

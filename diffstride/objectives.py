@@ -102,7 +102,7 @@ def cross_entropy(model, num_classes):
 
     Args:
         model: a Keras model. A head whose layer, the last one if there is but
-            one head, has no activation gives logits.
+            one head, has no activation and is no softmax gives logits.
         num_classes: integer, or a dict of one for each head.
     """
     layers = {layer.name: layer for layer in model.layers}
@@ -112,6 +112,7 @@ def cross_entropy(model, num_classes):
         activation = getattr(layer, "activation", None)
         return CrossEntropy(
             from_logits=activation in (None, keras.activations.linear)
+            and not isinstance(layer, keras.layers.Softmax)
         )
 
     if isinstance(num_classes, dict):

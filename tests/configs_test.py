@@ -31,8 +31,11 @@ BATCH_SIZE = 4
 NUM_CLASSES = {"cifar10": 10, "cifar100": 100, "imagenet2012": 1000}
 AUDIO_CLASSES = {
     "acoustic_scenes": 10,
+    "audioset": 527,
     "birdsong": 2,
     "esc10": 10,
+    "esc50": 50,
+    "fsd50k": 200,
     "instrument/family": 11,
     "pitch": 128,
     "speech_commands": 12,
@@ -64,6 +67,12 @@ SMALL = {
         "acoustic_scenes/audio.tfds_audio.batch_size = 2",
     ],
     "audio_cnn.audio_cnn": [f"audio_cnn.audio_cnn.channels = {6 * [4]}"],
+    "audio_tagger.audio_tagger": [
+        "audio_tagger.audio_tagger.width_coefficient = 0.1",
+        "audio_tagger.audio_tagger.depth_coefficient = 0.1",
+        "audio_tagger.audio_tagger.weights = None",
+        "audio.tfds_audio.train_steps = 1",
+    ],
     "synthetic.synthetic": [
         f"synthetic.synthetic.batch_size = {BATCH_SIZE}",
         f"synthetic.synthetic.num_train = {2 * BATCH_SIZE}",
@@ -94,6 +103,7 @@ SMALL = {
 # Taken on the small scale only where the experiment binds a number.
 SMALL_IF_BOUND = {
     "audio.tfds_audio.train_steps": 1,
+    "audio.tfds_audio.window_seconds": 1,
     "STEPS_PER_EPOCH/macro.value": 1,
     "images.tfds_images.num_train_examples": BATCH_SIZE,
 }
@@ -157,10 +167,12 @@ class TinyClips:
     def __init__(self, name, data_dir, label, **kwargs):
         classes = AUDIO_CLASSES[label if name == "nsynth" else name]
         self.class_names = list(map(str, range(classes)))
+        tags = name in ("audioset", "fsd50k")
+        self.labels = ([0], [0, 1]) if tags else (0, 1)
 
     def read(self, split):
         sounds = np.random.default_rng(0).integers(-9999, 9999, (2, 16000))
-        examples = zip(sounds.astype("int16"), (0, 1), strict=True)
+        examples = zip(sounds.astype("int16"), self.labels, strict=True)
         return collect(examples, self.class_names)
 
 
@@ -238,6 +250,24 @@ def test_other_model_learns_its_strides(model, tmp_path, data_dir):
     ]
     history = train_a_step(files, tmp_path, data_dir)
     assert history[0]["strides"]
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("frames", ["diffres", "avg_pool"])
+def test_diffres_shows_in_the_history(frames, tmp_path, data_dir):
+    files = ["studies/esc10_small.gin", f"frames/{frames}.gin"]
+    (row,) = train_a_step(files, tmp_path, data_dir)
+    shown = {"guide_loss", "activeness"} <= set(row)
+    assert shown == (frames == "diffres")
+
+
+@pytest.mark.parametrize(
+    "frames", [name for name in FRAGMENTS if name.startswith("frames/")]
+)
+def test_frames_are_bound(frames):
+    configurables.parse(["studies/esc10_small.gin", frames])
+    layer = bound("FRAMES/macro.value")
+    assert layer is None or layer.configurable.module == "diffres"
 
 
 @pytest.mark.parametrize(

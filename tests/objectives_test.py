@@ -68,3 +68,14 @@ def test_configs():
         config = keras.saving.serialize_keras_object(value)
         restored = keras.saving.deserialize_keras_object(config)
         assert restored.get_config() == value.get_config()
+
+
+def test_a_softmax_gives_no_logits():
+    x = np.random.default_rng(0).normal(size=(6, 4)).astype("float32")
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(7)])
+    logits = model(x)
+    expected = objectives.cross_entropy(model, 7)(LABELS, logits)
+    model.add(keras.layers.Softmax())
+    loss = objectives.cross_entropy(model, 7)
+    assert not loss.from_logits
+    np.testing.assert_allclose(loss(LABELS, model(x)), expected, rtol=1e-5)
