@@ -61,7 +61,8 @@ def train(
             Keras model.
         workdir: directory of everything that the run leaves behind:
             `checkpoints/`, `history.jsonl`, `config.gin`, `tensorboard/`,
-            `strides.png` and the trained `model.keras`.
+            `strides.png`, the trained `model.keras` and, where the data set
+            has them, the names of its classes, `classes.json`.
         mode: `"train"`, or `"eval"` to evaluate a checkpoint on the test
             split.
         seed: integer. Seed of the weights, of dropout, and of the data set.
@@ -332,6 +333,9 @@ class _Run:
         path = self.workdir / "model.keras"
         self.model.save(path)
         print(f"Trained for {self.progress.epoch} epochs. The model: {path}")
+        if self.data.class_names:
+            names = json.dumps(self.data.class_names)
+            (self.workdir / "classes.json").write_text(names)
         first = self.progress.initial_strides
         if not first:
             return

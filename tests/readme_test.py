@@ -25,6 +25,7 @@ def test_files_that_the_readme_names_exist():
 def test_snippets_run_in_a_model(tmp_path):
     sounds = audio_cnn(2, channels=(2, 2), strides=((2, 2), (2, 2)))
     sounds.save(tmp_path / "model.keras")
+    (tmp_path / "classes.json").write_text('["cat", "dog"]')
     x = keras.Input((16, 16, 3))
     model = keras.Sequential(
         [

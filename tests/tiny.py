@@ -34,6 +34,7 @@ def dataset(
         input_shape=(16, 16, 1),
         num_classes=num_classes,
         name="tiny",
+        class_names=tuple(f"plus {label}" for label in range(num_classes)),
     )
 
 

@@ -93,6 +93,8 @@ def test_a_whole_run(tmp_path, capsys):
     last = ", ".join(f"{stride:.3f}" for stride in strides[-1])
     assert f"pooling: (2.000, 2.000) -> ({last})" in printed
     assert (tmp_path / "run" / "strides.png").stat().st_size > 0
+    classes = json.loads((tmp_path / "run" / "classes.json").read_text())
+    assert classes == [f"plus {label}" for label in range(7)]
 
     # The saved model is the trained one, and so is the last checkpoint.
     saved = keras.saving.load_model(tmp_path / "run" / "model.keras")
