@@ -36,6 +36,7 @@ def audio_tagger(
     depth_coefficient=None,
     drop_connect_rate=0.2,
     weight_decay=0.0,
+    momentum=0.99,
     name="audio_tagger",
 ):
     """Builds a classifier of sounds of any length.
@@ -80,6 +81,8 @@ def audio_tagger(
         drop_connect_rate: float. Chance of dropping the last residual branch.
         weight_decay: float. Factor of the L2 penalty on the kernels of the
             EfficientNet.
+        momentum: float. Momentum of the moving averages of batch
+            normalization. A short training needs a smaller one.
         name: string. Name of the model.
 
     Returns:
@@ -124,7 +127,10 @@ def audio_tagger(
     if x.shape[3] == 1:
         x = keras.layers.Concatenate(name="three_channels")([x, x, x])
     x = keras.layers.BatchNormalization(
-        center=False, scale=False, name="input_normalization"
+        momentum=momentum,
+        center=False,
+        scale=False,
+        name="input_normalization",
     )(x)
 
     channels_last = keras.config.image_data_format() == "channels_last"
@@ -141,6 +147,9 @@ def audio_tagger(
         drop_connect_rate=drop_connect_rate,
         weight_decay=weight_decay,
     )
+    for layer in trunk.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = momentum
     if weights is not None:
         if weights == "imagenet":
             weights = getattr(

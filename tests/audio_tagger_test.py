@@ -258,3 +258,13 @@ def test_mixed_precision():
 def test_arguments_are_checked(error, kwargs, message):
     with pytest.raises(error, match=message + "(.|\n)*Received: "):
         audio_tagger(**{**TINY, "input_shape": (40, 32), **kwargs})
+
+
+def test_momentum():
+    model = audio_tagger(**TINY, input_shape=(40, 32), momentum=0.75)
+    found = [
+        layer.momentum
+        for layer in model._flatten_layers()
+        if isinstance(layer, keras.layers.BatchNormalization)
+    ]
+    assert len(found) > 10 and set(found) == {0.75}
