@@ -10,6 +10,8 @@ import contextlib
 import keras
 from keras import tree
 
+from diffstride.base_pooling import BaseDiffStride
+
 
 def is_graph(layer):
     """Whether a layer is a model that Keras knows the graph of."""
@@ -66,13 +68,8 @@ def check_graph(model):
     )
 
 
-def copy(layer):
-    """A layer of the same class and config, with weights of its own."""
-    return type(layer).from_config(layer.get_config())
-
-
-def clone(model, replace=copy, call=None, input_shape=None, without=()):
-    """Copies a model with all its weights.
+def clone(model, replace, call=None, input_shape=None):
+    """Copies a model with its weights.
 
     Args:
         model: a Functional model, or a Sequential one that is built.
@@ -81,7 +78,6 @@ def clone(model, replace=copy, call=None, input_shape=None, without=()):
             replacement of a layer. Defaults to a plain call.
         input_shape: shape of an example, for a model with one input. Defaults
             to the shapes that the model has.
-        without: class, or tuple of classes. Layers whose state is left behind.
 
     Returns:
         A Functional model that is not compiled.
@@ -125,7 +121,7 @@ def clone(model, replace=copy, call=None, input_shape=None, without=()):
         inputs = _examples(inputs, input_shape)
     cloned = clone_graph(model, inputs)
     for layer, replacement in replacements.items():
-        carry_state(layer, replacement, without)
+        carry_state(layer, replacement)
     return cloned
 
 
@@ -152,12 +148,17 @@ def _examples(inputs, input_shape):
     return tree.map_structure(example, inputs)
 
 
-def carry_state(source, target, without=()):
-    """Sets a layer, and all layers in it, to the state of another."""
-    sources = [
-        layer for layer in _stateful(source) if not isinstance(layer, without)
-    ]
-    for old, new in zip(sources, _stateful(target), strict=True):
+def carry_state(source, target):
+    """Sets a layer, and all layers in it, to the state of another.
+
+    Learned strides are carried where both have as many of them.
+    """
+    strides, others = _stateful(source)
+    target_strides, target_others = _stateful(target)
+    pairs = list(zip(others, target_others, strict=True))
+    if len(strides) == len(target_strides):
+        pairs += zip(strides, target_strides, strict=True)
+    for old, new in pairs:
         # As saving and loading do: a layer may do more than set its weights.
         store = {}
         old.save_own_variables(store)
@@ -165,10 +166,12 @@ def carry_state(source, target, without=()):
 
 
 def _stateful(layer):
-    if not isinstance(layer, keras.layers.Layer):
-        return []  # An operation in the graph, such as an addition.
-    return [
-        inner
-        for inner in layer._flatten_layers()
-        if inner._trainable_variables or inner._non_trainable_variables
-    ]
+    """The layers with weights of their own: DiffStride layers, and others."""
+    strides, others = [], []
+    # An operation in a graph, such as an addition, is not a layer.
+    if isinstance(layer, keras.layers.Layer):
+        for inner in layer._flatten_layers():
+            if inner._trainable_variables or inner._non_trainable_variables:
+                learns = isinstance(inner, BaseDiffStride)
+                (strides if learns else others).append(inner)
+    return strides, others

@@ -216,7 +216,7 @@ def to_integer_strides(model):
             return inputs
         return replacement(inputs, *args, **kwargs)
 
-    converted = cloning.clone(model, replace, call, without=BaseDiffStride)
+    converted = cloning.clone(model, replace, call)
     for layer in learned_layers(converted):
         raise ValueError(
             "`model` must have its DiffStride layers in its graph, or in the "

@@ -58,9 +58,7 @@ def freeze(model, input_shape=None, dtype=None):
                 strides = ops.convert_to_numpy(layer.strides)
                 changes["learned_strides"] = strides.tolist()
             stack.enter_context(_changed_config(layer, changes))
-        frozen = cloning.clone(
-            model, _frozen, input_shape=input_shape, without=BaseDiffStride
-        )
+        frozen = cloning.clone(model, _frozen, input_shape=input_shape)
     for layer in learned_layers(frozen):
         if not isinstance(layer, BaseFrozenDiffStride):
             raise ValueError(

@@ -1,0 +1,408 @@
+"""Tests of models that are made to learn their strides, and back."""
+
+import functools
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from diffstride import (
+    DiffStride,
+    FixedSpectralPooling,
+    SpatialPooling,
+    freeze,
+    learn_strides,
+    to_integer_strides,
+)
+from diffstride.complexity import learned_layers
+from diffstride.residual import ResidualLayer
+from diffstride.resnet import resnet18
+
+layers = keras.layers
+
+
+def images(*shape):
+    return np.random.default_rng(0).normal(size=shape).astype("float32")
+
+
+def waves(size):
+    """A batch of one image of a few low frequencies in both directions."""
+    angle = 2 * np.pi * np.arange(size) / size
+    wave = 0.3 + np.cos(angle) + 0.5 * np.sin(2 * angle)
+    return (wave[:, None] * wave[None, :] + 1)[None, :, :, None]
+
+
+def outputs(model, inputs):
+    return ops.convert_to_numpy(model(inputs, training=False))
+
+
+def strides_of(model):
+    return {
+        layer.name: ops.convert_to_numpy(layer.strides).tolist()
+        for layer in learned_layers(model)
+    }
+
+
+def set_strides(model, strides):
+    for layer in learned_layers(model):
+        layer.strides.assign(np.broadcast_to(strides, layer.strides.shape))
+        layer.refresh_sizes()
+
+
+def network(*body, shape=(16, 16, 1)):
+    return keras.Sequential([keras.Input(shape), *body])
+
+
+def branches(main, shortcut, meet=layers.Add, shape=(16, 16, 4)):
+    """A model whose two branches meet, on top of a convolution."""
+    inputs = keras.Input(shape)
+    stem = layers.Conv2D(4, 3, padding="same", name="stem")(inputs)
+    ends = []
+    for branch in (main, shortcut):
+        x = stem
+        for layer in branch:
+            x = layer(x)
+        ends.append(x)
+    x = layers.GlobalAveragePooling2D()(meet()(ends))
+    return keras.Model(inputs, x)
+
+
+def conv(strides, name, **kwargs):
+    kwargs = {"padding": "same", "kernel_size": 3, **kwargs}
+    return layers.Conv2D(4, strides=strides, name=name, **kwargs)
+
+
+APPLICATIONS = {
+    "ResNet50": (keras.applications.ResNet50, 5, "conv3_block1_0_conv_stride"),
+    "MobileNetV2": (
+        functools.partial(keras.applications.MobileNetV2, alpha=0.35),
+        5,
+        "block_1_depthwise_stride",
+    ),
+    "EfficientNetB0": (
+        keras.applications.EfficientNetB0,
+        5,
+        "block2a_dwconv_stride",
+    ),
+    "VGG16": (keras.applications.VGG16, 5, "block1_pool_stride"),
+}
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("name", APPLICATIONS)
+def test_keras_applications(name):
+    build, count, one_of_them = APPLICATIONS[name]
+    model = build(
+        input_shape=(32, 32, 3), weights=None, include_top=False, pooling="avg"
+    )
+    learned = learn_strides(model)
+    strides = strides_of(learned)
+    assert len(strides) == count
+    assert strides[one_of_them] == [2.0, 2.0]
+    assert learned.output_shape == model.output_shape
+    assert learned.count_params() == model.count_params() + 2 * count
+
+    x = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3))
+    # The way back, with weights and all.
+    restored = to_integer_strides(learned)
+    expected = outputs(model, x)
+    np.testing.assert_allclose(
+        outputs(restored, x), expected, atol=1e-6 * np.abs(expected).max()
+    )
+
+    set_strides(learned, (1.7, 2.4))
+    expected = outputs(learned, x)
+    np.testing.assert_allclose(
+        outputs(freeze(learned), x), expected, atol=5e-6 * expected.max()
+    )
+    # Eagerly, as compiling takes longer than all the rest.
+    learned.compile("sgd", "mse", run_eagerly=True)
+    learned.train_on_batch(x, np.ones_like(expected))
+    for layer in learned_layers(learned):
+        trained = ops.convert_to_numpy(layer.strides)
+        assert np.isfinite(trained).all()
+    assert strides_of(learned) != strides
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", APPLICATIONS)
+def test_keras_applications_compiled(name):
+    build, *_ = APPLICATIONS[name]
+    learned = learn_strides(
+        build(
+            input_shape=(45, 38, 3),
+            weights=None,
+            include_top=False,
+            pooling="avg",
+        )
+    )
+    set_strides(learned, (1.3, 1.9))
+    learned.compile("sgd", "mse")
+    x = images(2, 45, 38, 3)
+    learned.train_on_batch(x, np.ones((2, learned.output_shape[-1])))
+    assert np.isfinite(learned.predict(x, verbose=0)).all()
+
+
+def test_branches_that_meet_share_their_strides():
+    model = branches(
+        [conv(2, "a"), conv(1, "b")], [conv(2, "c", kernel_size=1)]
+    )
+    learned = learn_strides(model)
+    assert strides_of(learned) == {"a_stride": [2.0, 2.0]}
+    assert learned.get_layer("a").strides == (1, 1)
+    assert learned.get_layer("c").strides == (1, 1)
+    # The layer is called on both branches, at one size.
+    set_strides(learned, (1.3, 2.6))
+    assert outputs(learned, images(2, 16, 16, 4)).shape == (2, 4)
+
+
+def test_steps_of_branches_share_their_strides_one_by_one():
+    model = branches(
+        [conv(2, "a"), layers.ReLU(), conv((1, 3), "b")],
+        [layers.MaxPooling2D(2, name="c"), conv((1, 3), "d")],
+        meet=layers.Concatenate,
+    )
+    assert strides_of(learn_strides(model)) == {
+        "a_stride": [2.0, 2.0],
+        "b_stride": [1.0, 3.0],
+    }
+
+
+def test_branches_that_do_not_meet_have_strides_of_their_own():
+    inputs = keras.Input((16, 16, 4))
+    ends = [layers.GlobalMaxPooling2D()(conv(2, name)(inputs)) for name in "ab"]
+    model = keras.Model(inputs, layers.Add()(ends))
+    assert set(strides_of(learn_strides(model))) == {"a_stride", "b_stride"}
+
+
+def test_a_gate_without_a_size_meets_any():
+    inputs = keras.Input((16, 16, 4))
+    x = conv(2, "a")(inputs)
+    gate = layers.Reshape((1, 1, 4))(layers.GlobalAveragePooling2D()(x))
+    x = layers.Multiply()([x, layers.Conv2D(4, 1)(gate)])
+    model = keras.Model(inputs, layers.GlobalAveragePooling2D()(x + 1.0))
+    assert set(strides_of(learn_strides(model))) == {"a_stride"}
+
+
+def test_models_inside_of_models():
+    inner = keras.Sequential(
+        [
+            keras.Input((None, None, 4)),
+            conv(2, "a"),
+            layers.BatchNormalization(),
+        ]
+    )
+    outer = branches([inner], [conv(2, "b"), layers.ReLU()])
+    learned = learn_strides(outer)
+    assert list(strides_of(learned)) == ["a_stride"]
+    x = images(2, 16, 16, 4)
+    np.testing.assert_allclose(
+        outputs(to_integer_strides(learned), x), outputs(outer, x), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        [layers.MaxPooling2D(1, strides=2)],
+        [layers.Conv2D(1, 1, strides=2)],
+        # The kernel reads where the window of the strided convolution begins.
+        [
+            layers.ZeroPadding2D(((0, 1), (0, 1))),
+            layers.Conv2D(1, 3, strides=2),
+        ],
+        [
+            layers.ZeroPadding2D(((0, 1), (0, 1))),
+            layers.DepthwiseConv2D(3, strides=2),
+        ],
+    ],
+    ids=lambda body: type(body[-1]).__name__,
+)
+def test_slow_changes_come_out_as_with_strides(body):
+    model = network(*body, shape=(64, 64, 1))
+    for layer in body:
+        for weight in layer.weights:
+            value = np.zeros(weight.shape)
+            if value.ndim > 1:
+                value[0, 0] = 1.5
+            weight.assign(value)
+    learned = learn_strides(model)
+    got, expected = outputs(learned, waves(64)), outputs(model, waves(64))
+    assert got.shape == expected.shape
+    np.testing.assert_allclose(got, expected, atol=1e-5 * expected.max())
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        layers.MaxPooling2D(2),
+        layers.AveragePooling2D(3, strides=2, padding="same"),
+        SpatialPooling((2, 3)),
+    ],
+)
+def test_pooling_keeps_constants(layer):
+    model = network(layer, shape=(12, 24, 1))
+    x = np.full((1, 12, 24, 1), 3.0, "float32")
+    expected = outputs(model, x)
+    np.testing.assert_allclose(
+        outputs(learn_strides(model), x), expected, rtol=1e-5
+    )
+
+
+def test_an_activation_comes_after_the_stride():
+    model = network(conv(2, "a", activation="relu"))
+    learned = learn_strides(model)
+    assert [type(layer).__name__ for layer in learned.layers[1:]] == [
+        "Conv2D",
+        "DiffStride",
+        "Activation",
+    ]
+    assert outputs(learned, images(1, 16, 16, 1)).min() == 0
+    x = images(2, 16, 16, 1)
+    np.testing.assert_allclose(
+        outputs(to_integer_strides(learned), x), outputs(model, x), atol=1e-6
+    )
+
+
+def test_the_pooling_layer_is_the_users_choice():
+    model = network(conv(2, "a"), layers.GlobalAveragePooling2D())
+    layer = learn_strides(
+        model, functools.partial(DiffStride, smoothness_factor=2.0)
+    ).get_layer("a_stride")
+    assert (layer.smoothness_factor, layer.norm) == (2.0, "backward")
+    fixed = learn_strides(model, FixedSpectralPooling)
+    assert isinstance(fixed.get_layer("a_stride"), FixedSpectralPooling)
+    default = learn_strides(model).get_layer("a_stride")
+    assert (default.ramp, default.norm) == ("inside", "forward")
+
+
+def test_channels_first():
+    model = network(
+        layers.MaxPooling2D(2, data_format="channels_first", name="a"),
+        shape=(3, 16, 12),
+    )
+    learned = learn_strides(model)
+    assert learned.get_layer("a_stride").data_format == "channels_first"
+    assert outputs(learned, images(1, 3, 16, 12)).shape == (1, 3, 8, 6)
+
+
+def test_residual_blocks_of_this_package():
+    model = resnet18(filters=2, num_layers=1)
+    learned = learn_strides(model)
+    assert len(learned_layers(learned)) == 3
+    x = images(2, 32, 32, 3)
+    np.testing.assert_allclose(
+        outputs(to_integer_strides(learned), x), outputs(model, x), atol=1e-6
+    )
+
+
+def test_learned_strides_of_a_resnet_become_integers():
+    model = resnet18(filters=2, num_layers=1, pooling_cls=DiffStride)
+    set_strides(model, (1.6, 2.5))
+    blocks = to_integer_strides(model).layers
+    strides = [b.strides for b in blocks if b.name.startswith("block")]
+    assert list(map(tuple, strides)) == [(2, 3)] * 4
+
+
+def test_a_shortcut_without_a_convolution_keeps_single_points():
+    inputs = keras.Input((12, 12, 1))
+    pool = DiffStride(2, norm="forward", ramp="inside", name="pool")
+    x = layers.Conv2D(1, 3, padding="same", name="a")(inputs)
+    model = keras.Model(inputs, layers.Add()([pool(x), pool(inputs)]))
+    set_strides(model, (2.2, 2.8))
+    integer = to_integer_strides(model)
+    integer.get_layer("a").kernel.assign(np.zeros((3, 3, 1, 1)))
+    x = images(2, 12, 12, 1)
+    np.testing.assert_array_equal(outputs(integer, x), x[:, ::2, ::3])
+
+
+def test_a_convolution_with_other_users_keeps_its_size():
+    inputs = keras.Input((12, 12, 1))
+    x = layers.Conv2D(1, 3, padding="same", name="a")(inputs)
+    y = layers.GlobalMaxPooling2D()(x)
+    z = layers.GlobalMaxPooling2D()(DiffStride(2)(x))
+    integer = to_integer_strides(keras.Model(inputs, [y, z]))
+    assert integer.get_layer("a").strides == (1, 1)
+    y, z = (ops.convert_to_numpy(y) for y in integer(images(2, 12, 12, 1)))
+    assert (y >= z).all()
+
+
+def test_unequal_strides_of_a_depthwise_convolution():
+    model = network(
+        layers.DepthwiseConv2D(3, padding="same"), DiffStride((1.2, 2.9))
+    )
+    integer = to_integer_strides(model)
+    assert outputs(integer, images(1, 16, 16, 1)).shape == (1, 16, 6, 1)
+
+
+def test_a_converted_model_reloads(tmp_path):
+    model = learn_strides(
+        branches([conv(2, "a", activation="relu")], [conv(2, "c")])
+    )
+    model.save(tmp_path / "model.keras")
+    reloaded = keras.saving.load_model(tmp_path / "model.keras")
+    x = images(2, 16, 16, 4)
+    np.testing.assert_array_equal(outputs(reloaded, x), outputs(model, x))
+
+
+@pytest.mark.parametrize("flatten", [layers.Flatten(), layers.Reshape((-1,))])
+def test_flattening_a_learned_size_is_an_error(flatten):
+    model = network(conv(2, "a"), flatten)
+    with pytest.raises(ValueError, match="must not flatten .* global pooling"):
+        learn_strides(model)
+
+
+def test_vgg16_with_its_classifier_is_an_error():
+    model = network(layers.MaxPooling2D(2), layers.Flatten(), layers.Dense(3))
+    with pytest.raises(ValueError, match="pooling='avg'.* layer 'flatten'"):
+        learn_strides(model)
+
+
+@pytest.mark.parametrize(
+    "main, shortcut",
+    [
+        ([conv(2, "a"), conv(2, "b")], [conv(4, "c")]),
+        ([conv(2, "a"), layers.UpSampling2D(2)], []),
+        (
+            [conv((2, 1), "a"), conv((1, 2), "b")],
+            [conv((1, 2), "c"), conv((2, 1), "d")],
+        ),
+        ([conv(2, "a")], [ResidualLayer(4, strides=2)]),
+    ],
+    ids=["steps", "up", "order", "block"],
+)
+def test_branches_that_cannot_share_are_an_error(main, shortcut):
+    with pytest.raises(ValueError, match="must downsample branches .*'add"):
+        learn_strides(branches(main, shortcut))
+
+
+def test_a_model_without_strides_is_an_error():
+    model = network(conv(1, "a"))
+    with pytest.raises(ValueError, match="`model` must have convolutions"):
+        learn_strides(model)
+    with pytest.raises(ValueError, match="`model` must have DiffStride"):
+        to_integer_strides(model)
+
+
+class Owner(keras.layers.Layer):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.pooling = DiffStride(2)
+
+    def build(self, input_shape):
+        self.pooling.build(input_shape)
+
+    def call(self, inputs):
+        return self.pooling(inputs)
+
+
+def test_strides_out_of_reach_are_an_error():
+    with pytest.raises(ValueError, match="`model` must have its DiffStride"):
+        to_integer_strides(network(Owner()))
+
+
+@pytest.mark.parametrize("convert", [learn_strides, to_integer_strides])
+def test_something_else_than_a_model_is_an_error(convert):
+    with pytest.raises(TypeError, match="`model` must be a Keras model"):
+        convert(layers.Conv2D(1, 3, strides=2))
