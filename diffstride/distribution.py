@@ -62,20 +62,19 @@ def joined(coordinator_address=None, process_count=None, process_index=None):
         process_count: integer. Number of processes.
         process_index: integer. Number of this one, from 0.
     """
-    address, count, index = _settings(
-        coordinator_address, process_count, process_index
-    )
+    settings = _settings(coordinator_address, process_count, process_index)
+    address, count, index = settings
     in_slurm = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1
-    asked = address is not None or (count or 0) > 1
+    asked = any(setting is not None for setting in settings)
     if count == 1 or not (asked or (in_slurm and _on_jax())):
         yield
         return
     if not _on_jax():
         raise ValueError(
-            "`process_count` must be 1 but for KERAS_BACKEND=jax. Received: "
-            f"process_count={count}, coordinator_address={address!r}"
+            "Several processes train together with KERAS_BACKEND=jax only. "
+            f"Received: process_count={count}, process_index={index}"
         )
-    if None in (address, count, index) and not in_slurm:
+    if None in settings and not in_slurm:
         raise ValueError(
             "`coordinator_address`, `process_count` and `process_index` must "
             "be given together. Received: "
@@ -83,10 +82,7 @@ def joined(coordinator_address=None, process_count=None, process_index=None):
             f"process_index={index}"
         )
     _jax().distributed.initialize(
-        address,
-        count,
-        index,
-        heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+        *settings, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS
     )
     try:
         yield
@@ -106,8 +102,7 @@ def _settings(*arguments):
         for name, value in zip(names, arguments, strict=True)
     ]
     address, *numbers = values
-    if address:
-        address = address.split(",")[0]
+    address = address and address.split(",")[0]  # Keras takes all of them.
     return address, *(n if n is None else int(n) for n in numbers)
 
 
@@ -117,12 +112,12 @@ def _leave(error):
         print(error.code, file=sys.stderr)
     else:
         traceback.print_exception(error)
-    print(
-        f"Process {process_index()} of {process_count()} ends: it failed, or "
-        "it lost another one (see above). The others end within about a "
-        "minute. The same command goes on from the last checkpoint.",
-        file=sys.stderr,
-    )
+        print(
+            f"Process {process_index()} of {process_count()} ends: it failed, "
+            "or it lost another one (see above). The others end within about a "
+            "minute; then the same command goes on from the last checkpoint.",
+            file=sys.stderr,
+        )
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(1)

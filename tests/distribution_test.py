@@ -51,20 +51,20 @@ class At(keras.callbacks.Callback):
         self.steps -= 1
 
 
-def train(workdir, cache, address=None, count=1, index=0, devices=1, end=None):
-    os.environ["XLA_FLAGS"] = (
-        f"--xla_force_host_platform_device_count={devices} "
+def train(workdir, cache, devices, end, environment, settings):
+    os.environ |= environment | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
         "--xla_backend_optimization_level=0"
-    )
+    }
     import jax
 
     jax.config.update("jax_compilation_cache_dir", cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     os.makedirs(workdir, exist_ok=True)
     with (
-        open(os.path.join(workdir, f"log{index}"), "w") as log,
+        open(os.path.join(workdir, f"log{settings[-1]}"), "w") as log,
         contextlib.redirect_stderr(log),
-        distribution.joined(address, count, index),
+        distribution.joined(*settings),
     ):
         trainer.train(
             dataset=images,
@@ -95,6 +95,28 @@ def test_a_process_without_rows_has_an_empty_batch():
     assert [x.shape for x, _ in data.test()] == [(4, 4, 4, 3), (0, 4, 4, 3)]
 
 
+def test_settings_are_complete(monkeypatch):
+    with distribution.joined(), distribution.joined(process_count=1):
+        assert distribution.process_count() == 1
+    if keras.backend.backend() == "tensorflow":
+        message = "KERAS_BACKEND=jax only. Received: process_count=2"
+    else:
+        message = "must be given together.*_address=None, process_count=2"
+    with pytest.raises(ValueError, match=message):
+        distribution.joined(process_count=2).__enter__()
+    monkeypatch.setenv("KERAS_DISTRIBUTION_JOB_ADDRESSES", "a:1,b:1")
+    monkeypatch.setenv("KERAS_DISTRIBUTION_NUM_PROCESSES", "2")
+    monkeypatch.setenv("KERAS_DISTRIBUTION_PROCESS_ID", "1")
+    assert distribution._settings(None, None, None) == ("a:1", 2, 1)
+    assert distribution._settings("c:2", None, 0) == ("c:2", 2, 0)
+
+
+def test_one_of_many_processes_needs_a_data_set_of_rows(monkeypatch):
+    monkeypatch.setattr(distribution, "process_count", lambda: 2)
+    with pytest.raises(ValueError, match="`dataset` must take `process_index`"):
+        trainer._load(tiny.dataset, seed=0)
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """Trains in new processes; returns how they ended."""
@@ -103,25 +125,22 @@ def run(tmp_path_factory):
     context.set_forkserver_preload(["diffstride.trainer"])
     cache = str(tmp_path_factory.mktemp("cache"))
 
-    def start(workdir, count=1, end=None, **kwargs):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            address = f"127.0.0.1:{free.getsockname()[1]}"
-        processes = [
-            context.Process(
-                target=train,
-                args=(
-                    str(workdir),
-                    cache,
-                    address if count > 1 else None,
-                    count,
-                    index,
-                ),
-                # The last process is the one to be ended.
-                kwargs=kwargs | {"end": end if index == count - 1 else None},
+    def start(workdir, count=1, devices=1, end=None, in_slurm=False):
+        port = free_port()
+        processes = []
+        for index in range(count):
+            environment, settings = {}, (f"127.0.0.1:{port}", count, index)
+            if in_slurm:
+                environment = slurm_environment(port, count, index)
+                settings = (None, None, None)
+            # The last process is the one to be ended.
+            own_end = end if index == count - 1 else None
+            arguments = (devices, own_end, environment, settings)
+            processes.append(
+                context.Process(
+                    target=train, args=(str(workdir), cache, *arguments)
+                )
             )
-            for index in range(count)
-        ]
         for process in processes:
             process.start()
         for process in processes:
@@ -129,6 +148,25 @@ def run(tmp_path_factory):
         return [process.exitcode for process in processes]
 
     return start
+
+
+def free_port():
+    """One of those that JAX takes under Slurm."""
+    for port in np.random.default_rng().permutation(np.arange(61440, 65536)):
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(("127.0.0.1", int(port)))
+            return int(port)
+
+
+def slurm_environment(port, count, index):
+    return {
+        "SLURM_JOB_ID": str(port - 61440),
+        "SLURM_STEP_NODELIST": "127.0.0.1",
+        "SLURM_STEP_NUM_TASKS": str(count),
+        "SLURM_NTASKS": str(count),
+        "SLURM_PROCID": str(index),
+        "SLURM_LOCALID": str(index),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -168,9 +206,17 @@ def assert_same_run(workdir, other):
 def test_two_processes_of_two_devices_train_like_one_device(
     run, alone, tmp_path
 ):
+    assert run(tmp_path, count=2, devices=2) == [0, 0]
+    assert_same_run(tmp_path, alone)
+
+
+@on_jax
+@pytest.mark.slow
+def test_processes_end_together(run, alone, tmp_path):
     # Sent to one of them, the signal ends both, at one step.
-    pair = functools.partial(run, tmp_path, count=2, devices=2)
-    assert pair(end=(signal.SIGTERM, 1)) == [128 + signal.SIGTERM] * 2
+    pair = functools.partial(run, tmp_path, count=2)
+    codes = pair(end=(signal.SIGTERM, 1), in_slurm=True)
+    assert codes == [128 + signal.SIGTERM] * 2
     assert 1 < Checkpoints(tmp_path / "checkpoints").steps()[-1] <= STEPS
     # A lost one ends the other.
     began = time.monotonic()
