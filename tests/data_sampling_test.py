@@ -1,5 +1,6 @@
 """Balanced sampling, mixup, whole clips, several labels for a clip."""
 
+import keras
 import numpy as np
 import pytest
 from data_audio_test import NAMES, WINDOW, clips, dataset, integers, same
@@ -168,6 +169,25 @@ class TestWholeClips:
             assert np.all(np.diff(lengths) != 0)
         padded = sum(x.size for x, _ in data.train(1))
         assert padded < 1.7 * sum(self.lengths)
+
+    @pytest.mark.parametrize("start", [0, 1, 2])
+    def test_in_compiled_fit(self, start):
+        """From any step on: Keras looks at the first two batches."""
+        model = keras.Sequential(
+            [
+                keras.Input((None,)),
+                keras.layers.Reshape((-1, 1)),
+                keras.layers.GlobalAveragePooling1D(),
+                keras.layers.Dense(3),
+            ]
+        )
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile("sgd", loss)
+        data = self.make()
+        history = model.fit(
+            data.train(0, start), validation_data=data.test(), verbose=0
+        ).history
+        assert np.isfinite([history["loss"], history["val_loss"]]).all()
 
     def test_mixed_with_clips_of_any_length(self):
         data = self.make(mixup=1.0)
