@@ -1,0 +1,96 @@
+"""The pages in docs/ promise nothing that is not there."""
+
+import pathlib
+import re
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+import diffstride
+
+ROOT = pathlib.Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import sizes  # noqa: E402
+from experiments import sweep_file  # noqa: E402
+
+PAGES = {path.name: path.read_text() for path in (ROOT / "docs").glob("*.md")}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_that_a_page_names_exist(page):
+    names = re.findall(
+        r"\b((?:configs|scripts|docs)/[\w./]*\w)(?![\w*])", PAGES[page]
+    )
+    names += [
+        f"configs/sweeps/{name}"
+        for name in re.findall(r"`(study_\w+\.toml)`", PAGES[page])
+    ]
+    names += [
+        f"docs/{name}.md" for name in re.findall(r"\((\w+)\.md\)", PAGES[page])
+    ]
+    assert names
+    assert [name for name in names if not (ROOT / name).exists()] == []
+
+
+def test_sizes_of_maps_are_those_that_the_command_prints(capsys):
+    page = PAGES["sizing.md"]
+    for size in re.findall(r"scripts/sizes.py map --size (\d+)\n", page):
+        sizes.print_map(int(size), [1, 1.5, 2, 3, 4, 8], [1, 2, 4])
+        assert capsys.readouterr().out in page
+
+
+def test_operations_of_a_model_are_those_that_the_command_prints(capsys):
+    sizes.print_model("resnet18", [1, 1, 2, 2, 2], [4])
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 6
+    assert all(line in PAGES["sizing.md"] for line in printed)
+
+
+@pytest.mark.tensorflow
+def test_odd_sizes_and_scales_of_the_answers():
+    def outputs(size, layer):
+        return layer(np.ones((1, size, size, 1), "float32"))
+
+    assert outputs(33, diffstride.DiffStride(2)).shape[1] == 25
+    assert outputs(33, diffstride.DiffStride(2, ramp="inside")).shape[1] == 17
+    assert outputs(33, diffstride.FixedSpectralPooling(2)).shape[1] == 16
+    for ramp, gain in (("inside", 4.0), ("outside", 1.78)):
+        mean = np.mean(outputs(32, diffstride.DiffStride(2, ramp=ramp)))
+        assert mean == pytest.approx(gain, abs=0.005)
+
+
+@pytest.mark.filterwarnings("ignore:Model doesn't support")
+def test_snippets_run():
+    model = keras.Sequential(
+        [
+            keras.Input((16, 16, 3)),
+            keras.layers.Conv2D(2, 3, strides=2, name="convolution"),
+            diffstride.DiffStride(2),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(1),
+        ]
+    )
+    names = {
+        "diffstride": diffstride,
+        "model": model,
+        "x": np.ones((2, 16, 16, 3)),
+        "y": np.ones((2, 1)),
+    }
+    snippets = re.findall(r"```python\n(.*?)```", PAGES["questions.md"], re.S)
+    assert len(snippets) > 2
+    for snippet in snippets:
+        # Exports have tests of their own.
+        exec(re.sub(r"\w+\.export\(.*\)", "", snippet), names)
+    assert names["frozen"].count_params() < model.count_params()
+
+
+def test_the_sweep_of_the_reports_page_can_be_read(tmp_path):
+    for index, snippet in enumerate(
+        re.findall(r"```toml\n(.*?)```", PAGES["reports.md"], re.S)
+    ):
+        path = tmp_path / f"{index}.toml"
+        path.write_text("config = ['a.gin']\nseeds = [1]\n" + snippet)
+        assert len(sweep_file.read_sweep(path).runs) > 1
