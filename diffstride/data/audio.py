@@ -45,7 +45,9 @@ def tfds_audio(
         name: Name of the set, with its config and version if need be:
             `"speech_commands"`, `"nsynth"`, `"spoken_digit"`.
         label: Name of the feature to predict. Defaults to `"label"`, for NSynth
-            to `"instrument/family"`; the other is `"pitch"`.
+            to `"instrument/family"`; the other is `"pitch"`. Of a sequence of
+            classes, the targets are one or zero for each class: train with
+            binary cross-entropy.
         audio: Name of the feature that holds the samples.
         batch_size: Number of windows in a batch, of all processes together.
         seed: Seed of the order and of the windows.
@@ -143,7 +145,9 @@ def manifest_audio(
         split_column: Column of the splits. Defaults to `"split"`, or else
             `"fold"`.
         label_separator: What is between the names of classes, where a sound
-            may have several. Defaults to one class for each sound.
+            may have several. Defaults to one class for each sound. The targets
+            are then one or zero for each class: train with binary
+            cross-entropy.
         batch_size: Number of windows in a batch, of all processes together.
         seed: Seed of the order and of the windows.
         train_split: Split to train on.
