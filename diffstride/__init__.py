@@ -8,6 +8,7 @@ from diffstride import (  # noqa: F401
     residual,
     schedules,
 )
+from diffstride.average_precision import MeanAveragePrecision
 from diffstride.conversion import learn_strides, to_integer_strides
 from diffstride.diffres import DiffRes
 from diffstride.frame_pooling import (
@@ -28,6 +29,7 @@ from diffstride.pooling import (
     SpatialPooling,
     StrideConstraint,
 )
+from diffstride.spec_augment import SpecAugment
 
 __version__ = "0.1.0"
 
@@ -44,7 +46,9 @@ __all__ = [
     "FixedSpectralPooling1D",
     "FixedSpectralPooling3D",
     "LogMelSpectrogram",
+    "MeanAveragePrecision",
     "SpatialPooling",
+    "SpecAugment",
     "StrideConstraint",
     "freeze",
     "learn_strides",
