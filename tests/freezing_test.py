@@ -17,7 +17,7 @@ from diffstride.freezing import (
 )
 from diffstride.frontend import LogMelSpectrogram
 from diffstride.residual import ResidualLayer
-from diffstride.resnet import resnet18
+from diffstride.resnet import Resnet
 
 layers = keras.layers
 
@@ -71,13 +71,15 @@ def images(*shape):
 @pytest.mark.parametrize("options", [{}, {"ramp": "inside", "norm": "forward"}])
 def test_a_resnet_gives_equal_outputs_and_reloads(options, tmp_path):
     model = train_a_little(
-        resnet18(
+        Resnet(
             filters=2,
+            strides=(1, 1, 2),
             num_layers=1,
             pooling_cls=functools.partial(DiffStride, **options),
+            input_shape=(16, 16, 3),
         )
     )
-    x = images(2, 32, 32, 3)
+    x = images(2, 16, 16, 3)
     frozen = check_frozen(model, x)
     frozen.save(tmp_path / "frozen.keras")
     reloaded = keras.saving.load_model(tmp_path / "frozen.keras")
@@ -121,19 +123,13 @@ def test_a_layer_shared_by_maps_of_several_sizes():
 def test_the_audio_model_takes_clips_of_any_length():
     model = train_a_little(
         audio_cnn(
-            3,
-            (4000,),
-            channels=(2, 4),
-            strides=((2, 2), (2, 2)),
-            pooling_cls=DiffStride,
+            3, (1600,), channels=(2,), strides=((2, 2),), pooling_cls=DiffStride
         )
     )
-    frozen = check_frozen(model, images(2, 9000))
-    check_outputs = functools.partial(
-        np.testing.assert_allclose, rtol=1e-5, atol=1e-5
-    )
-    check_outputs(
-        outputs(frozen, images(3, 1500)), outputs(model, images(3, 1500))
+    x = images(2, 3500)
+    frozen = check_frozen(model, x)
+    np.testing.assert_allclose(
+        outputs(frozen, x[:, :1500]), outputs(model, x[:, :1500]), rtol=1e-5
     )
     assert isinstance(
         frozen.get_layer("frontend"), ConvolutionalLogMelSpectrogram
