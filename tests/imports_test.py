@@ -27,6 +27,8 @@ LAYERS_AND_BUILDERS = [
     "densenet",
     "audio_cnn",
     "audio_tagger",
+    "spec_augment",
+    "average_precision",
 ]
 # With arrays in memory, training under JAX needs no TensorFlow.
 WITHOUT_TENSORFLOW = ["callbacks", "trainer", "data.arrays"]
