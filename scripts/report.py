@@ -22,8 +22,9 @@ import argparse
 import os
 import pathlib
 
-# Nothing is trained here: the backend that is there soonest will do.
-os.environ["KERAS_BACKEND"] = "numpy"
+if __name__ == "__main__":
+    # Nothing is trained here: the backend that is there soonest will do.
+    os.environ["KERAS_BACKEND"] = "numpy"
 
 from experiments import formats, page, tables
 from experiments.run_folder import read_folder

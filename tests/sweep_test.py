@@ -1,5 +1,6 @@
 """Sweeps expand into the runs they name, and make them whatever happens."""
 
+import ast
 import fcntl
 import json
 import os
@@ -184,6 +185,27 @@ def test_shipped_sweeps_name_files_that_exist(path):
             assert {len(texts) for texts in values.values()} == {len(columns)}
         else:
             assert all(isinstance(text, str) for text in values.values())
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_gin_knows_what_shipped_sweeps_bind(path):
+    import gin
+
+    from diffstride import configurables
+
+    runs = sweep_file.read_sweep(path).runs
+    for run in runs:
+        if run.seed == runs[0].seed:
+            files = [*run.files, *(f for c in run.choices for f in c.files)]
+            params = [param for c in run.choices for param in c.params]
+            configurables.parse(files, params)
+            for param in params:
+                name, _, value = param.partition(" = ")
+                if value[:1] not in ("@", "%"):
+                    bound = gin.query_parameter(name)
+                    assert repr(bound) == repr(ast.literal_eval(value))
+    gin.clear_config()
 
 
 @pytest.fixture

@@ -101,7 +101,7 @@ def strides_by_epoch(groups):
 
 def learned_strides(groups):
     """Figures 3b, 3c, A.1 and A.2: where strides end, by configuration."""
-    figure = _figure(max(5.0, 1.6 + 0.55 * len(groups)), 6.5)
+    figure = _figure(max(6.0, 1.6 + 0.55 * len(groups)), 6.5)
     strides_panel, total_panel = figure.subplots(2, sharex=True)
     layers = next(iter(groups.values()))[0].learned
     for position, runs in enumerate(groups.values()):
@@ -133,7 +133,7 @@ def learned_strides(groups):
     total_panel.plot([], [], "-", color="gray", label="at the start")
     for panel in (strides_panel, total_panel):
         panel.grid(alpha=0.3)
-    figure.legend(loc="outside upper center", fontsize="x-small", ncols=4)
+    figure.legend(loc="outside upper center", fontsize="x-small", ncols=3)
     _logarithmic(total_panel.yaxis)
     strides_panel.set_ylabel("stride")
     total_panel.set_ylabel("global striding factor")
@@ -338,7 +338,7 @@ def _means_and_bars(pairs):
 def _logarithmic(axis):
     """A logarithmic axis with numbers that one can read."""
     getattr(axis.axes, f"set_{axis.axis_name}scale")("log")
-    axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axis.set_major_locator(ticker.LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
     axis.set_major_formatter(ticker.FuncFormatter(lambda x, _: f"{x:g}"))
     axis.set_minor_formatter(ticker.NullFormatter())
 

@@ -21,7 +21,7 @@ table { border-collapse: collapse; font-size: 0.9rem;
 th, td { border-bottom: 1px solid #d0d0d0; padding: 0.3rem 0.6rem;
   text-align: left; vertical-align: top; }
 thead th { border-bottom: 2px solid #707070; }
-td { white-space: nowrap; }
+td, th span { white-space: nowrap; }
 td.text { white-space: normal; min-width: 12rem; }
 .aside { color: #555; font-size: 0.85rem; }
 td .aside { display: block; }
@@ -31,6 +31,11 @@ pre { background: #f4f4f4; padding: 0.6rem; font-size: 0.8rem;
   white-space: pre-wrap; overflow-wrap: anywhere; }
 .trouble { border-left: 4px solid #b3261e; padding-left: 0.8rem; }
 summary { cursor: pointer; }
+h2::first-letter { text-transform: uppercase; }
+@media (max-width: 30rem) {
+  table { font-size: 0.8rem; }
+  th, td { padding: 0.2rem 0.35rem; }
+}
 @media print {
   body { font-size: 10pt; max-width: none; padding: 0; }
   .scroll { overflow: visible; }
@@ -38,6 +43,7 @@ summary { cursor: pointer; }
   th, td { padding: 0.15rem 0.3rem; }
   td { white-space: normal; }
   figure, tr { break-inside: avoid; }
+  figure img { max-height: 10cm; }
   h2 { break-after: avoid; }
 }
 """
@@ -105,7 +111,11 @@ def _table(table):
     )
     rows = ""
     for name, cells in table.rows.items():
-        rows += f'<tr><th scope="row">{_escape(name)}</th>'
+        # A narrow screen may break it between labels only.
+        labels = [
+            f"<span>{_escape(label)}</span>" for label in name.split(", ")
+        ]
+        rows += f'<tr><th scope="row">{", ".join(labels)}</th>'
         for cell in cells:
             text = _escape(str(cell))
             if cell.best:

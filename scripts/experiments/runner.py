@@ -28,6 +28,9 @@ except ImportError:  # Windows: sweeps must not share a directory there.
 from experiments.sweep_file import SweepError
 
 TRAIN = ("-m", "diffstride.train")
+# The trainer exits with the one after a checkpoint, or before it has begun is
+# ended with the other.
+ASKED_TO_STOP = (128 + signal.SIGTERM, -signal.SIGTERM)
 
 
 def is_finished(directory):
@@ -104,7 +107,7 @@ def train(
             process.terminate()
             process.wait()
             raise
-        if code and code != 128 + signal.SIGTERM:
+        if code not in (0, *ASKED_TO_STOP):
             failure.write_text(
                 json.dumps({"code": code, "error": last_words(directory)})
             )
