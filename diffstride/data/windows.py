@@ -116,10 +116,10 @@ def from_clips(
             )
         return clips, positions, mixed
 
-    def targets(clips, labels):
-        if mixup or labels.ndim == 2:
-            return sampling.one_hot(labels[clips], num_classes)
-        return labels[clips]
+    def targets(clips):
+        if mixup or train.labels.ndim == 2:
+            return sampling.one_hot(train.labels[clips], num_classes)
+        return train.labels[clips]
 
     def train_batches(epoch, start_step=0):
         def make_batch(step):
@@ -131,7 +131,7 @@ def from_clips(
 
             def read(clips, positions):
                 x = train.read(clips, length, positions)
-                return x, targets(clips, train.labels)
+                return x, targets(clips)
 
             drawn = step * batch_size + rows
             x, y = read(clips[drawn], positions[drawn])
