@@ -131,7 +131,10 @@ def test_evaluation_and_prediction_follow_too():
     assert model.evaluate(X, Y, verbose=0) == pytest.approx(expected, rel=1e-4)
 
 
-def test_every_n_steps():
+# Step n has a stride of 2 + n / 2. Sizes follow after the steps 2 and 5 or,
+# where there was a step before these, after 1, 4 and 7.
+@pytest.mark.parametrize("before, expected", [(0, [12, 10, 8]), (1, [12, 8])])
+def test_every_n_steps(before, expected):
     model, layer, probe = small_model(static_sizes=True)
     model.compile(keras.optimizers.SGD(0.0), "mse")
 
@@ -141,17 +144,19 @@ def test_every_n_steps():
                 self.model.jax_state_sync()
             layer.strides.assign([2 + 0.5 * batch] * 2)
 
+    refresh = RefreshSizes(every=3)
+    refresh.steps = before  # Those of an interrupted training.
     model.fit(
         X,
         Y,
         batch_size=1,
         shuffle=False,
-        callbacks=[Shrink(), RefreshSizes(every=3)],
+        callbacks=[Shrink(), refresh],
         verbose=0,
     )
-    # Steps 0, 1, 2 at a stride of 2; 3, 4, 5 at the 3 of step 2; then 4.5.
     sizes = list(dict.fromkeys(size for size, _ in probe.shapes))
-    assert sizes == [12, 10, 8]
+    assert sizes == expected
+    assert refresh.steps == before + len(X)
 
 
 @pytest.mark.tensorflow

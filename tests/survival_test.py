@@ -42,6 +42,18 @@ class At(keras.callbacks.Callback):
             self.action()
 
 
+class TerminateAfter(keras.callbacks.Callback):
+    """Sends this process a SIGTERM after so many steps of the first epoch."""
+
+    def __init__(self, steps):
+        super().__init__()
+        self.steps = steps
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if batch == self.steps:
+            signal.raise_signal(signal.SIGTERM)
+
+
 momentum = functools.partial(keras.optimizers.SGD, momentum=0.9)
 
 
@@ -200,6 +212,47 @@ def test_terminated_and_damaged(whole, tmp_path):
         file.write(json.dumps({"epoch": 2}) + "\n" + '{"epoch": 3, "loss"')
     train(tmp_path)
     assert_same_run(tmp_path, whole, rtol=1e-4)
+
+
+def steep_loss(y_true, y_pred):
+    return 1000 * keras.losses.sparse_categorical_crossentropy(
+        y_true, y_pred, from_logits=True
+    )
+
+
+def test_float16_goes_on_with_its_loss_scale(tmp_path):
+    float16 = functools.partial(
+        train,
+        dtype_policy="mixed_float16",
+        loss=steep_loss,
+        learning_rate=1e-5,
+        num_epochs=2,
+    )
+    interrupted, whole = tmp_path / "a", tmp_path / "b"
+    with pytest.raises(SystemExit):
+        float16(interrupted, [TerminateAfter(3)])
+    assert Checkpoints(interrupted / "checkpoints").steps() == [2, 3]
+    for workdir in (interrupted, whole):
+        float16(workdir)
+    assert history(interrupted) == history(whole)
+    arrays, others = (
+        Checkpoints(workdir / "checkpoints").load()[0]
+        for workdir in (interrupted, whole)
+    )
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(array, others[name], err_msg=name)
+    model = keras.saving.load_model(interrupted / "model.keras", compile=False)
+    layer = model.get_layer("pooling")
+    assert layer.compute_dtype == "float16"
+    assert layer.strides.dtype == "float32"
+    # At first scaled gradients overflow: a step is left out, the scale halved.
+    _, _, _, scale, applied, _ = (
+        float(array)
+        for name, array in arrays.items()
+        if name.startswith("optimizer/") and array.ndim == 0
+    )
+    assert 0 < applied < 2 * STEPS
+    assert scale == 2**15 / 2 ** (2 * STEPS - applied)
 
 
 def test_nan_names_the_step_and_leaves_a_good_checkpoint(tmp_path):

@@ -6,6 +6,8 @@ import subprocess
 import sys
 
 import gin
+import keras
+import numpy as np
 import pytest
 from absl import flags
 from absl.testing import flagsaver
@@ -77,6 +79,53 @@ def test_trains_from_any_directory_and_evaluates(tmp_path):
     with pytest.raises(SystemExit, match="there: train.seed = 3") as error:
         run_main(workdir=str(workdir), seed=4)
     assert "now:   train.seed = 4" in str(error.value)
+
+
+TRAIN_WITHOUT_TENSORFLOW = """
+import runpy, sys
+blocked = ["tensorflow", "tensorflow_datasets", "tensorboard"]
+sys.modules.update(dict.fromkeys(blocked))
+runpy.run_module("diffstride.train", run_name="__main__")
+assert not any(sys.modules[name] for name in blocked)
+"""
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "jax", reason="needs the JAX backend"
+)
+def test_npz_files_need_no_tensorflow(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (24, 16, 16, 3), "uint8")
+    labels = np.arange(24) % 3
+    np.savez(
+        tmp_path / "images.npz",
+        x_train=images,
+        y_train=labels,
+        x_test=images[:9],
+        y_test=labels[:9],
+    )
+    subprocess.run(
+        [
+            *(sys.executable, "-c", TRAIN_WITHOUT_TENSORFLOW),
+            f"--workdir={tmp_path}",
+            "--gin_file=base.gin",
+            "--gin_file=datasets/npz.gin",
+            "--gin_file=models/resnet18.gin",
+            "--gin_file=pooling/diffstride.gin",
+            f"--gin_param=arrays.from_arrays.data = '{tmp_path}/images.npz'",
+            "--gin_param=arrays.from_arrays.batch_size = 8",
+            "--gin_param=pooling.DiffStride.size_multiple = 4",
+            *(
+                f"--gin_param={param}"
+                for param in SMALL
+                if "synth" not in param
+            ),
+        ],
+        check=True,
+    )
+    (row,) = map(json.loads, (tmp_path / "history.jsonl").open())
+    assert row["compilations"] == 1
+    assert row["sizes"]["block1_layer1_pooling"] == [16, 16]
+    assert (tmp_path / "model.keras").exists()
 
 
 def test_what_nothing_asks_for_is_named_before_training(tmp_path):
