@@ -42,6 +42,7 @@ def test_sizes_of_maps_are_those_that_the_command_prints(capsys):
         assert capsys.readouterr().out in page
 
 
+@pytest.mark.tensorflow
 def test_operations_of_a_model_are_those_that_the_command_prints(capsys):
     sizes.print_model("resnet18", [1, 1, 2, 2, 2], [4])
     printed = capsys.readouterr().out.splitlines()

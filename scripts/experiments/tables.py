@@ -131,7 +131,8 @@ def pivot(folder, metric, rows=None, columns=None):
         if axis not in axes:
             raise SweepError(f"The sweep has no axis '{axis}'; it has {axes}")
     if not any(run.value(metric.name) is not None for run in folder.runs):
-        names = sorted(folder.runs[0].history[-1])
+        row = folder.runs[0].history[-1]
+        names = sorted(n for n in row if not isinstance(row[n], dict))
         raise SweepError(
             f"The runs have no metric '{metric.name}'; they have {names}"
         )
