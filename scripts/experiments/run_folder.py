@@ -119,9 +119,10 @@ class FinishedRun:
         In Hz along time, and in cycles per mel along frequency.
         """
         hop_ms = self.parameter("LogMelSpectrogram.hop_ms")
-        if hop_ms is None or not self.learned:
+        first = next(iter(self.learned.values()), ())
+        if hop_ms is None or len(first) != 2:
             return None
-        time, frequency = next(iter(self.learned.values()))
+        time, frequency = first
         return (
             complexity.cutoff_frequency(
                 time, sampling_rate=1000 / hop_ms, size=self._frames

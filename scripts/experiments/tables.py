@@ -177,7 +177,7 @@ def pivot(folder, metric, rows=None, columns=None):
         _mark_best(means, metric)
         table["mean of all"] = means
     over = [axis for axis in axes if axis not in (*rows, columns)]
-    note = f"Mean ± sd over {_runs(usual)} a cell."
+    note = _means_over(usual, "cell")
     if over:
         note += f" They differ in {', '.join(over)}, too."
     if published:
@@ -199,8 +199,10 @@ def _usual(folder, axes, counts):
     return len(runs) // len(set(runs))
 
 
-def _runs(count):
-    return f"{count} run{'' if count == 1 else 's'}"
+def _means_over(count, what):
+    if count == 1:
+        return f"One run a {what}."
+    return f"Mean ± sd over {count} runs a {what}."
 
 
 def _published(folder, metric, rows, columns):
@@ -268,7 +270,7 @@ def configurations(folder, metrics):
     for index, metric in enumerate(metrics):
         _mark_best([row[index] for row in rows.values()], metric)
     usual = _usual(folder, folder.axes, map(len, groups.values()))
-    note = f"Mean ± sd over {_runs(usual)} a row."
+    note = _means_over(usual, "row")
     if any(cell.published for row in rows.values() for cell in row):
         source = folder.sweep.published.get("source", "as published")
         note += f" In brackets: {source}."
@@ -337,5 +339,5 @@ def cutoffs(folder):
         rows,
         usual,
         "The highest frequency of the spectrogram's Fourier transform below "
-        f"the cut-off, as in Table 2. Mean ± sd over {_runs(usual)} a row.",
+        f"the cut-off, as in Table 2. {_means_over(usual, 'row')}",
     )
