@@ -6,7 +6,12 @@ from diffstride import cloning, slot
 from diffstride.base_pooling import BaseDiffStride
 from diffstride.complexity import learned_layers, strides_of
 from diffstride.pooling import SpatialPooling
-from diffstride.resolutions import POOLINGS, WITH_SLOT, SharedStrides
+from diffstride.resolutions import (
+    CONVOLUTIONS,
+    POOLINGS,
+    WITH_SLOT,
+    SharedStrides,
+)
 
 _DEPTHWISE = (
     layers.DepthwiseConv1D,
@@ -41,8 +46,10 @@ def learn_strides(model, pooling_cls=None):
     addition or a concatenation, get one DiffStride layer for all of them: they
     keep meeting whatever it learns.
 
-    A `ZeroPadding2D` in front of such a layer pads as much as keeps the size.
-    An activation inside a convolution comes after the DiffStride layer.
+    A convolution combines the same points as before, so that slow changes of a
+    map come out as they did: this takes a `ZeroPadding2D` in front of it, or
+    more padding where there is one. An activation inside a convolution comes
+    after the DiffStride layer.
 
     Args:
         model: a Functional model, or a Sequential one that is built. It must
@@ -78,6 +85,11 @@ def learn_strides(model, pooling_cls=None):
         )
     paddings = _paddings(model, shared)
     padded = {layer for users in paddings.values() for layer in users}
+    own_paddings = {
+        layer: _own_padding(layer, shape)
+        for layer, shape in shared.shapes.items()
+        if isinstance(layer, CONVOLUTIONS) and layer not in padded
+    }
     poolings = {}
 
     def replace(layer):
@@ -88,14 +100,22 @@ def learn_strides(model, pooling_cls=None):
             config["pooling_cls"] = pooling_cls
         elif layer in shared:
             config["strides"] = (1, 1)
-            if layer not in padded:
+            if layer not in padded and not own_paddings.get(layer):
                 config["padding"] = "same"
+            else:
+                config["padding"] = "valid"
             if "activation" in config:
                 config["activation"] = None
         return type(layer).from_config(config)
 
-    def call(layer, replacement, *args, **kwargs):
-        outputs = replacement(*args, **kwargs)
+    def call(layer, replacement, inputs, *args, **kwargs):
+        if own_paddings.get(layer):
+            inputs = layers.ZeroPadding2D(
+                own_paddings[layer],
+                data_format=layer.data_format,
+                name=f"{layer.name}_padding",
+            )(inputs)
+        outputs = replacement(inputs, *args, **kwargs)
         if layer not in shared or isinstance(layer, WITH_SLOT):
             return outputs
         leader = shared.leader(layer)
@@ -147,6 +167,26 @@ def _size_keeping(padding, users):
             padding.padding, _window(users[0]), strict=True
         )
     )
+
+
+def _own_padding(layer, shape):
+    """What keeps the size, and the points that a convolution combines.
+
+    None where it is what `padding="same"` does without strides.
+    """
+    first = 1 if layer.data_format == "channels_last" else 2
+    padding = []
+    for size, kernel_size, stride in zip(
+        shape[first : first + 2], layer.kernel_size, layer.strides, strict=True
+    ):
+        before = 0
+        if layer.padding == "same":
+            # Of an unknown size we expect that it is a multiple of the stride.
+            rest = (size or stride) % stride or stride
+            before = max(kernel_size - rest, 0) // 2
+        padding.append((before, kernel_size - 1 - before))
+    is_same = all(after - before in (0, 1) for before, after in padding)
+    return None if is_same else tuple(padding)
 
 
 def to_integer_strides(model):

@@ -41,9 +41,13 @@ class SharedStrides:
 
     Args:
         model: a Functional model, or a Sequential one that is built.
+
+    Attributes:
+        shapes: the shape of the input of each layer.
     """
 
     def __init__(self, model):
+        self.shapes = {}
         self._name = model.name
         self._leaders = {}
         self._follow(
@@ -94,6 +98,7 @@ class SharedStrides:
             return None
         if strided(operation):
             self._leaders.setdefault(operation, operation)
+            self.shapes[operation] = node.input_tensors[0].shape
             return (*(resolution or ()), operation)
         if isinstance(operation, BaseSpectralPooling):
             return (*(resolution or ()), operation)

@@ -207,6 +207,8 @@ def test_models_inside_of_models():
     [
         [layers.MaxPooling2D(1, strides=2)],
         [layers.Conv2D(1, 1, strides=2)],
+        [layers.Conv2D(1, 3, strides=2, padding="same")],
+        [layers.Conv2D(1, 4, strides=4)],
         # The kernel reads where the window of the strided convolution begins.
         [
             layers.ZeroPadding2D(((0, 1), (0, 1))),
@@ -250,10 +252,23 @@ def test_pooling_keeps_constants(layer):
     )
 
 
+def test_padding_that_is_the_same_without_strides_needs_no_layer():
+    body = conv(2, "a", kernel_size=5), conv(2, "b", kernel_size=2)
+    # Of 16 points, five are read from 1 before on, and two from where they are.
+    # Of 15 points, three are read from 1 before on, as without strides.
+    assert "a_padding" in {x.name for x in learn_strides(network(*body)).layers}
+    assert "b_padding" not in {
+        x.name for x in learn_strides(network(*body)).layers
+    }
+    odd = learn_strides(network(conv(2, "c"), shape=(15, 15, 1)))
+    assert [layer.name for layer in odd.layers[1:]] == ["c", "c_stride"]
+
+
 def test_an_activation_comes_after_the_stride():
     model = network(conv(2, "a", activation="relu"))
     learned = learn_strides(model)
     assert [type(layer).__name__ for layer in learned.layers[1:]] == [
+        "ZeroPadding2D",
         "Conv2D",
         "DiffStride",
         "Activation",
