@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import time
+import types
 
 import keras
 import numpy as np
@@ -115,6 +116,45 @@ def test_one_of_many_processes_needs_a_data_set_of_rows(monkeypatch):
     monkeypatch.setattr(distribution, "process_count", lambda: 2)
     with pytest.raises(ValueError, match="`dataset` must take `process_index`"):
         trainer._load(tiny.dataset, seed=0)
+
+
+def nine_examples(batch_size):
+    x = np.random.default_rng(0).normal(size=(9, 16, 16, 1)).astype("float32")
+    y = np.arange(9) % 3
+    return from_arrays(
+        ((x, y), (x, y)), batch_size=batch_size, flip=False, crop_padding=0
+    )
+
+
+def test_batches_divide_among_devices(monkeypatch):
+    three = types.SimpleNamespace(num_model_replicas=3)
+    monkeypatch.setattr(keras.distribution, "distribution", lambda: three)
+    data = nine_examples(batch_size=4)
+    divided = distribution.divide(data)
+    batches = list(divided.test())
+    assert [len(x) for x, _, _ in batches] == [6, 6, 3]
+    weights = np.concatenate([weights for _, _, weights in batches])
+    kept = np.r_[:4, 6:10, 12]
+    np.testing.assert_allclose(weights[kept], 15 / 9)
+    assert weights.sum() == pytest.approx(15)
+    # Loss, metrics and what a layer adds to the loss are those of the examples.
+    model = tiny.model(3, (16, 16, 1))
+    model.get_layer("predictions").kernel_regularizer = keras.regularizers.L2()
+    model.compile(
+        "sgd",
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        weighted_metrics=["accuracy"],
+    )
+    expected = model.evaluate(data.test(), verbose=0)
+    np.testing.assert_allclose(
+        model.evaluate(divided.test(), verbose=0), expected, rtol=1e-5
+    )
+    with pytest.raises(
+        ValueError, match="multiple of the number.*batch_size=4 on 3 devices"
+    ):
+        list(divided.train(0))
+    (batch,) = distribution.divide(nine_examples(batch_size=6)).train(0)
+    assert len(batch) == 2 and len(batch[0]) == 6
 
 
 @pytest.fixture(scope="module")
