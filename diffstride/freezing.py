@@ -4,7 +4,7 @@ import contextlib
 
 import keras
 import numpy as np
-from keras import ops
+from keras import ops, tree
 
 from diffstride import cloning
 from diffstride.base_pooling import BaseDiffStride
@@ -60,7 +60,9 @@ def freeze(model, input_shape=None, dtype=None):
             stack.enter_context(_changed_config(layer, changes))
         frozen = cloning.clone(model, _frozen, input_shape=input_shape)
     for layer in learned_layers(frozen):
-        if not isinstance(layer, BaseFrozenDiffStride):
+        if isinstance(layer, BaseFrozenDiffStride):
+            layer.keep_filters()
+        else:
             raise ValueError(
                 "`model` must name its DiffStride layers in the configs of the "
                 "layers that own them, or Keras cannot make them otherwise: "
@@ -110,6 +112,7 @@ class BaseFrozenDiffStride(BaseDiffStride):
         self.learned_strides = [float(stride) for stride in learned_strides]
         self._strides = np.array(learned_strides, "float32")
         self._sizing_strides = tuple(map(float, self._strides))
+        self._kept_filters = {}
 
     @property
     def strides(self):
@@ -125,12 +128,25 @@ class BaseFrozenDiffStride(BaseDiffStride):
                 "layer needs inputs of known sizes. "
                 f"Received: sizes {sizes} in layer '{self.name}'"
             )
+        self._kept_filters.setdefault(sizes)
         return super()._output_sizes(sizes)
 
     def _filters(self, sizes):
         if not all(isinstance(size, int) for size in sizes):
             self._output_sizes((None,) * self.rank)
-        return super()._filters(sizes)
+        return self._kept_filters.get(sizes) or super()._filters(sizes)
+
+    def keep_filters(self):
+        """Makes arrays of the filters of all sizes that were met so far.
+
+        In a graph, filters of other sizes are operations on constants, until
+        somebody folds them.
+        """
+        for sizes in self._kept_filters:
+            self._kept_filters[sizes] = tree.map_structure(
+                lambda x: ops.convert_to_numpy(x) if ops.is_tensor(x) else x,
+                tuple(self._filters(sizes)),
+            )
 
     def refresh_sizes(self):
         return False
@@ -139,7 +155,7 @@ class BaseFrozenDiffStride(BaseDiffStride):
         pass
 
     def load_own_variables(self, store):
-        pass
+        self.keep_filters()
 
     def get_config(self):
         return {**super().get_config(), "learned_strides": self.learned_strides}
