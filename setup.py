@@ -21,6 +21,7 @@ EXPORT = [
 ]
 JAX = ["jax>=0.4.30"]
 PLOT = ["matplotlib>=3.7"]
+RAY = ["ray>=2.9"]
 TENSORBOARD = ["tensorboard>=2.18"]
 
 setup(
@@ -50,6 +51,7 @@ setup(
         "gpu": ["tensorflow[and-cuda]>=2.18"],
         "jax": JAX,
         "plot": PLOT,
+        "ray": RAY,
         "tensorboard": TENSORBOARD,
         "test": [
             *AUDIO,
