@@ -162,9 +162,14 @@ def train(
             return run.evaluate(eval_checkpoint)
     is_first = distribution.is_first()
     with claimed(workdir, text, is_first):
-        with scope():
+        with scope(), distribution.termination() as asked_to_end:
             run.fit(
-                callbacks, refresh_sizes, checkpoint_steps, monitor, tensorboard
+                callbacks,
+                callbacks_lib.RefreshSizes(refresh_sizes),
+                checkpoint_steps,
+                monitor,
+                asked_to_end,
+                tensorboard and is_first,
             )
         if is_first:
             run.report()
@@ -186,19 +191,6 @@ class _Run:
         )
 
     def fit(
-        self, callbacks, refresh_sizes, checkpoint_steps, monitor, tensorboard
-    ):
-        with distribution.termination() as asked_to_end:
-            self._fit(
-                callbacks,
-                callbacks_lib.RefreshSizes(refresh_sizes),
-                checkpoint_steps,
-                monitor,
-                asked_to_end,
-                tensorboard and distribution.is_first(),
-            )
-
-    def _fit(
         self,
         callbacks,
         refresh,
@@ -236,7 +228,8 @@ class _Run:
             vars(progress).update(state)
             refresh.steps = progress.epoch * train_steps + progress.step
             if progress.history:
-                refresh.compilations = progress.history[-1]["compilations"]
+                last = progress.history[-1]
+                refresh.compilations = last.get("compilations", 0)
         if progress.step or keras.backend.backend() == "jax":
             # Keras makes the variables of metrics with the first batch; `fit`
             # under JAX may take one from the training data for it.
