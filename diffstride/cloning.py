@@ -68,7 +68,7 @@ def check_graph(model):
     )
 
 
-def clone(model, replace, call=None, input_shape=None):
+def clone(model, replace, call=None, input_shape=None, specialize=False):
     """Copies a model with its weights.
 
     Args:
@@ -78,6 +78,8 @@ def clone(model, replace, call=None, input_shape=None):
             replacement of a layer. Defaults to a plain call.
         input_shape: shape of an example, for a model with one input. Defaults
             to the shapes that the model has.
+        specialize: whether models inside of this one take the sizes they are
+            called with, even where they took any.
 
     Returns:
         A Functional model that is not compiled.
@@ -87,8 +89,7 @@ def clone(model, replace, call=None, input_shape=None):
 
     def clone_function(layer):
         if is_graph(layer):
-            # Copied when it is called, for the shapes it is called with.
-            return layer
+            return layer  # Copied where it is called.
         if layer not in replacements:
             replacements[layer] = replace(layer)
             originals[replacements[layer]] = layer
@@ -97,7 +98,8 @@ def clone(model, replace, call=None, input_shape=None):
     def call_function(layer, *args, **kwargs):
         if is_graph(layer):
             if layer not in models:
-                models[layer] = clone_graph(layer, args[0])
+                examples = args[0] if specialize else graph(layer).input
+                models[layer] = clone_graph(layer, examples)
             return models[layer](*args, **kwargs)
         if call is None:
             return layer(*args, **kwargs)

@@ -58,7 +58,9 @@ def freeze(model, input_shape=None, dtype=None):
                 strides = ops.convert_to_numpy(layer.strides)
                 changes["learned_strides"] = strides.tolist()
             stack.enter_context(_changed_config(layer, changes))
-        frozen = cloning.clone(model, _frozen, input_shape=input_shape)
+        frozen = cloning.clone(
+            model, _frozen, input_shape=input_shape, specialize=True
+        )
     for layer in learned_layers(frozen):
         if isinstance(layer, BaseFrozenDiffStride):
             layer.keep_filters()

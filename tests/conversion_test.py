@@ -202,6 +202,20 @@ def test_models_inside_of_models():
     )
 
 
+def test_a_model_inside_that_is_called_with_several_sizes():
+    inner = keras.Sequential([keras.Input((None, None, 3)), conv(2, "a")])
+    inputs = keras.Input((16, 16, 3))
+    small = layers.Cropping2D(4)(inputs)
+    ends = [layers.GlobalMaxPooling2D()(inner(x)) for x in (inputs, small)]
+    model = keras.Model(inputs, layers.Add()(ends))
+    learned = learn_strides(model)
+    assert list(strides_of(learned)) == ["a_stride"]
+    x = images(2, 16, 16, 3)
+    np.testing.assert_allclose(
+        outputs(to_integer_strides(learned), x), outputs(model, x), atol=1e-6
+    )
+
+
 @pytest.mark.parametrize(
     "body",
     [
