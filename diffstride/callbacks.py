@@ -41,7 +41,7 @@ class RefreshSizes(keras.callbacks.Callback):
     Attributes:
         steps: number of training steps so far. To be set where an interrupted
             training goes on, for `every` to count on.
-        compilations: number of training functions in use so far.
+        compilations: number of training functions compiled so far.
 
     Example:
 
@@ -67,9 +67,16 @@ class RefreshSizes(keras.callbacks.Callback):
         self.steps = 0
         self.compilations = 0
         self._train_function = None
+        self._compiled = []
         # Pairs of the sizes that a graph was built with, by layer, and the
         # functions compiled from it.
         self._kept = []
+
+    def on_train_batch_begin(self, batch, logs=None):
+        function = self.model.train_function
+        if not any(function is compiled for compiled in self._compiled):
+            self._compiled.append(function)
+            self.compilations += 1
 
     def on_train_batch_end(self, batch, logs=None):
         self.steps += 1
@@ -86,8 +93,7 @@ class RefreshSizes(keras.callbacks.Callback):
 
     def _start_anew(self):
         """Forgets functions of an earlier `model.compile`."""
-        self._kept = []
-        self.compilations += 1
+        self._kept, self._compiled = [], []
         for name in self._FUNCTIONS:
             if getattr(self.model, name) is not None:
                 setattr(self.model, name, None)
@@ -133,7 +139,6 @@ class RefreshSizes(keras.callbacks.Callback):
         else:
             built = {layer: {} for layer in layers}
             functions = dict.fromkeys(self._FUNCTIONS)
-            self.compilations += 1
         for layer, sizes in built.items():
             layer.built_sizes = sizes
         for name, function in functions.items():
