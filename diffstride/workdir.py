@@ -19,6 +19,8 @@ class ConfigError(ValueError):
 def claimed(directory, config="", is_first=True):
     """Makes a directory that of this process and configuration, or refuses it.
 
+    A run that failed before its first checkpoint does not count.
+
     Args:
         directory: path. Made where there is none.
         config: string. The configuration, kept there in `config.gin`.
@@ -30,15 +32,15 @@ def claimed(directory, config="", is_first=True):
             another configuration.
     """
     directory = pathlib.Path(directory)
+    path = directory / "config.gin"
     if not is_first:
-        _compare(directory / "config.gin", config)
+        _compare(path, config)
         yield
         return
     directory.mkdir(parents=True, exist_ok=True)
     with _locked(directory):
-        path = directory / "config.gin"
         _compare(path, config)
-        if config and not path.exists():
+        if config:
             write_atomically(path, lambda file: file.write(config.encode()))
         yield
 
@@ -66,6 +68,8 @@ def _locked(directory):
 
 def _compare(path, config):
     if not config or not path.exists():
+        return
+    if not any(path.parent.glob("checkpoints/*")):
         return
     old, new = _bindings(path.read_text()), _bindings(config)
     if old == new:

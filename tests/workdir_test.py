@@ -24,7 +24,12 @@ def test_another_configuration_is_refused(tmp_path):
     assert not claim(tmp_path)
     assert not claim(tmp_path, "seed = 1\nrate = 0.1\n", is_first=False)
     assert claim(tmp_path, "# Comment\nseed = 1\nrate = 0.1\n")
+    # Nothing is lost before there is a checkpoint.
+    claim(tmp_path, "seed = 0\nrate = 0.1\n")
     claim(tmp_path, "seed = 1\n\n# Another\nrate = 0.1\n")
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "3.npz").touch()
+    claim(tmp_path, "seed = 1\n\n# A third\nrate = 0.1\n")
     for is_first in (True, False):
         with pytest.raises(ConfigError) as error:
             claim(
