@@ -7,6 +7,7 @@ References:
       mobile devices](https://arxiv.org/abs/1905.11796), 2019.
 """
 
+import numbers
 from collections.abc import Mapping
 
 import keras
@@ -188,12 +189,12 @@ class SplitWindows(keras.layers.Layer):
     def __init__(self, window, **kwargs):
         # Half a precision would lose the quiet half of a waveform.
         super().__init__(autocast=False, **kwargs)
-        if not isinstance(window, int) or window < 1:
+        if not isinstance(window, numbers.Integral) or window < 1:
             raise ValueError(
                 "`window` must be an integer of 1 or more. "
                 f"Received: window={window}"
             )
-        self.window = window
+        self.window = int(window)
         self.input_spec = keras.layers.InputSpec(ndim=2)
 
     def call(self, inputs):

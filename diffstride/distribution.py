@@ -9,6 +9,7 @@ and the first one alone writes.
 import contextlib
 import dataclasses
 import functools
+import inspect
 import os
 import signal
 import sys
@@ -17,6 +18,8 @@ import traceback
 
 import keras
 import numpy as np
+
+from diffstride.validation import ConfigError
 
 # A process that was silent for so long counts as lost.
 _HEARTBEAT_SECONDS = 60
@@ -121,6 +124,42 @@ def _leave(error):
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(1)
+
+
+def load(dataset, seed):
+    """A data set; of several processes, the rows of this one.
+
+    Args:
+        dataset: a `diffstride.data.dataset.Dataset`, or a function of `seed`
+            that loads one, and of `process_index` and `process_count` if
+            several processes are to train on it.
+        seed: integer.
+
+    Raises:
+        ConfigError: where the function does not find what it is to load.
+    """
+    if not callable(dataset):
+        return dataset
+    share = {
+        "process_index": process_index(),
+        "process_count": process_count(),
+    }
+    # Always given where taken, lest a configuration depend on them.
+    if not share.keys() <= inspect.signature(dataset).parameters.keys():
+        if process_count() > 1:
+            raise ValueError(
+                "`dataset` must take `process_index` and `process_count`, to "
+                "load the rows of one of several processes. Received: "
+                f"dataset={dataset}"
+            )
+        share = {}
+    try:
+        return dataset(seed=seed, **share)
+    except (ValueError, OSError, TypeError) as error:
+        unbound = "No values supplied by Gin" in str(error)
+        if isinstance(error, TypeError) and not unbound:
+            raise
+        raise ConfigError(str(error)) from error
 
 
 def scope(devices=None):

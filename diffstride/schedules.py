@@ -256,7 +256,8 @@ class PiecewiseLinear(keras.optimizers.schedules.LearningRateSchedule):
             start, end = self.steps[i - 1], self.steps[i]
             progress = ops.clip((step - start) / (end - start), 0.0, 1.0)
             rate = rate + progress * (self.values[i] - self.values[i - 1])
-        return rate
+        # Sums of differences end a rounding error beside the last value.
+        return ops.clip(rate, min(self.values), max(self.values))
 
     def get_config(self):
         return {"steps": self.steps, "values": self.values}

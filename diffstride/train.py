@@ -50,7 +50,9 @@ def main(argv):
         try:
             _train()
         except ConfigError as error:
-            raise SystemExit(f"Configuration error: {error}") from None
+            # Gin adds the calls that led there.
+            message = str(error).partition("\n  In call to configurable")[0]
+            raise SystemExit(f"Configuration error: {message}") from None
 
 
 def _train():

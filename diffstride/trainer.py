@@ -1,6 +1,5 @@
 """Training and evaluation: compile, fit, resume, report."""
 
-import inspect
 import json
 import pathlib
 import sys
@@ -18,7 +17,7 @@ from diffstride.checkpoints import (
     restore_model,
     write_atomically,
 )
-from diffstride.workdir import ConfigError as ConfigError
+from diffstride.validation import ConfigError, check_choice
 from diffstride.workdir import claimed
 
 
@@ -118,9 +117,9 @@ def train(
         SystemExit: with 128 plus the signal's number, after a checkpoint, on
             SIGTERM.
     """
-    _check_choice("mode", mode, ("train", "eval"))
+    check_choice(mode, "mode", ("train", "eval"))
     choices = ("latest", "best", "average")
-    _check_choice("eval_checkpoint", eval_checkpoint, choices)
+    check_choice(eval_checkpoint, "eval_checkpoint", choices)
     if not distribution.is_first():
         verbose = 0
     if verbose == "auto":
@@ -131,13 +130,14 @@ def train(
         import tensorflow as tf
 
         tf.config.experimental.enable_op_determinism()
-    data = _load(dataset, seed)
+    data = distribution.load(dataset, seed)
     scope = distribution.scope(devices)
     with scope():
         data = distribution.divide(data)
         network = model(
             num_output_classes=data.num_classes, input_shape=data.input_shape
         )
+        _check_match(network, data, loss)
         rate = learning_rate
         if callable(rate):
             rate = rate(steps_per_epoch=data.train_steps, num_epochs=num_epochs)
@@ -348,26 +348,6 @@ class _Run:
         return [row["strides"] for row in self.progress.history]
 
 
-def _load(dataset, seed):
-    """The data set; of several processes, the share of this one."""
-    if not callable(dataset):
-        return dataset
-    share = {
-        "process_index": distribution.process_index(),
-        "process_count": distribution.process_count(),
-    }
-    # Always given where taken, lest a configuration depend on them.
-    if share.keys() <= inspect.signature(dataset).parameters.keys():
-        return dataset(seed=seed, **share)
-    if share["process_count"] > 1:
-        raise ValueError(
-            "`dataset` must take `process_index` and `process_count`, to load "
-            "the rows of one of several processes. Received: "
-            f"dataset={dataset}"
-        )
-    return dataset(seed=seed)
-
-
 def _build_optimizer(optimizer, rate, model):
     optimizer = optimizer(learning_rate=rate)
     if optimizer.use_ema:
@@ -383,8 +363,19 @@ def _build_optimizer(optimizer, rate, model):
     return optimizer
 
 
-def _check_choice(name, value, choices):
-    if value not in choices:
-        raise ValueError(
-            f"`{name}` must be one of {choices}. Received: {name}={value!r}"
+def _check_match(model, data, loss):
+    """Refuses what would train, but to no good."""
+    if data.is_multi_label and loss is None:
+        raise ConfigError(
+            "`loss` must be given for examples of several classes at once: "
+            "bind `train.train.loss = @losses.BinaryCrossentropy()`"
         )
+    for layer in model._flatten_layers():
+        rate = getattr(layer, "sample_rate", data.sample_rate)
+        if data.sample_rate is not None and rate != data.sample_rate:
+            raise ConfigError(
+                f"The data have {data.sample_rate} samples per second, the "
+                f"layer '{layer.name}' expects {rate}: bind the same "
+                "`sample_rate` to both, as in "
+                "`frontend.LogMelSpectrogram.sample_rate`"
+            )

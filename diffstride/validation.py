@@ -10,6 +10,10 @@ def is_number(value):
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
+class ConfigError(ValueError):
+    """A configuration that a run cannot have; the message names the culprit."""
+
+
 def check_strides(strides, rank):
     """A stride of 1 or more for each of `rank` axes, as floats."""
     values = (strides,) * rank if is_number(strides) else strides

@@ -9,10 +9,7 @@ import socket
 from absl import logging
 
 from diffstride.checkpoints import write_atomically
-
-
-class ConfigError(ValueError):
-    """A configuration that a run cannot have; the message names the culprit."""
+from diffstride.validation import ConfigError
 
 
 @contextlib.contextmanager

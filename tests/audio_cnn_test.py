@@ -143,7 +143,7 @@ def test_windows_by_hand():
     clips = np.arange(14, dtype="float32").reshape(2, 7)
     windows = value(SplitWindows(3), clips)
     assert windows.tolist() == [[0, 1, 2], [3, 4, 5], [7, 8, 9], [10, 11, 12]]
-    short = value(SplitWindows(3), clips[:, :2])
+    short = value(SplitWindows(np.int64(3)), clips[:, :2])
     assert short.tolist() == [[0, 1, 0], [7, 8, 0]]
     exact = value(SplitWindows(7), clips)
     assert exact.tolist() == clips.tolist()

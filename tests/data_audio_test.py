@@ -28,9 +28,11 @@ def clips(lengths, seed=0, names=NAMES):
     return collect(examples, names)
 
 
-def dataset(train=(25,) * 12, test=(25, 10, 7, 31, 25), **kwargs):
+def dataset(train=(25,) * 12, test=(25, 10, 7, 31, 25), names=NAMES, **kwargs):
     arguments = {"name": "clips", "window": WINDOW, "batch_size": 4, **kwargs}
-    return from_clips(clips(train), clips(test), **arguments)
+    return from_clips(
+        clips(train, names=names), clips(test, names=names), **arguments
+    )
 
 
 def integers(x):
@@ -247,6 +249,7 @@ class TestEvaluation:
 def test_errors():
     for arguments, message in [
         ({"train": ()}, "`train` must hold a clip or more"),
+        ({"names": ("a",)}, r"must have two classes or more. Found: \['a'\]"),
         ({"test": ()}, "`test` must hold a clip or more"),
         ({"window": 0}, "must last a sample or more. Received: window=0"),
         ({"batch_size": 13}, "`batch_size` must lie .* 12 training examples"),
@@ -373,6 +376,29 @@ class TestMultiTask:
             multi_task({})
         with pytest.raises(ValueError, match="examples of one shape"):
             multi_task({"a": dataset(), "b": dataset(window=9)})
+        with pytest.raises(ValueError, match="of one sample rate"):
+            multi_task({"a": dataset(), "b": dataset(sample_rate=9)})
+
+    def test_labels_of_several_kinds(self):
+        """Each head gets labels of the shape that those of its task have."""
+        two = from_clips(
+            clips((25,) * 12, names=("a", "b")),
+            clips((25, 10), names=("a", "b")),
+            name="two",
+            window=WINDOW,
+            batch_size=2,
+            mixup=0.5,
+        )
+        data = multi_task({"three": dataset(batch_size=4), "two": two})
+        _, y, weights = data.train(0)[0]
+        assert y["three"].shape == (6,) and y["two"].shape == (6, 2)
+        assert weights["two"].tolist() == [0] * 4 + [3] * 2
+        assert not y["two"][:4].any() and not y["three"][4:].any()
+        shapes = {task: set() for task in y}
+        for _, y, _ in data.test():
+            for task in y:
+                shapes[task].add(y[task].ndim)
+        assert shapes == {"three": {1}, "two": {1}}
 
 
 RATE = 1000
@@ -606,11 +632,12 @@ class TestTFDS:
                 {"test_split": "eval"},
                 "`split` must be .*'dev', 'test', 'train'",
             ),
-            ({"test_fold": 1}, "`test_fold` must be one of"),
+            ({"test_fold": 1}, "`test_fold` must be None for data without"),
+            ({"window_seconds": 0.0}, "`window_seconds` must last a sample"),
         ]:
-            arguments = {"name": "sounds", **arguments}
+            arguments = {"name": "sounds", **FILES, **arguments}
             with pytest.raises(ValueError, match=message):
-                audio.tfds_audio(data_dir=tmp_path, **FILES, **arguments)
+                audio.tfds_audio(data_dir=tmp_path, **arguments)
 
     def test_samples_of_other_kinds(self, tmp_path):
         rows = manifest.read_manifest(write_manifest(tmp_path))

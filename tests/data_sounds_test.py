@@ -204,6 +204,32 @@ def test_bad_files(tmp_path):
             sounds.read_sound(tmp_path / name, RATE)
 
 
+@pytest.mark.parametrize("with_soundfile", [True, False])
+def test_rates_that_no_sound_has(tmp_path, monkeypatch, with_soundfile):
+    if not with_soundfile:
+        monkeypatch.setitem(sys.modules, "soundfile", None)
+    path = tmp_path / "sound.wav"
+    soundfile.write(path, tone(), RATE)
+    header = bytearray(path.read_bytes())
+    header[24:28] = (1).to_bytes(4, "little")
+    path.write_bytes(header)
+    with pytest.raises(sounds.SoundError, match="a sample rate of 1 Hz"):
+        sounds.read_sound(path, RATE)
+
+
+def test_padding_that_the_writer_left_out(tmp_path):
+    path = tmp_path / "sound.wav"
+    soundfile.write(path, tone(), RATE)
+    data = bytearray(path.read_bytes())
+    data[4:8] = (len(data) - 8 + 1).to_bytes(4, "little")
+    path.write_bytes(data)
+    assert len(sounds.read_sound(path, RATE).samples) == RATE
+    data[4:8] = (len(data) - 8 + 2).to_bytes(4, "little")
+    path.write_bytes(data)
+    with pytest.raises(sounds.SoundError, match="cut short"):
+        sounds.read_sound(path, RATE)
+
+
 def test_bad_files_of_a_manifest_are_named_and_counted(tmp_path):
     write_bad_files(tmp_path)
     good = write_good_files(tmp_path)
@@ -270,14 +296,18 @@ def test_manifest_errors(tmp_path):
     for text, message in [
         ("file,label,split\na,b,c\n", "`path_column` must be a column"),
         ("path,class,split\na,b,c\n", "`label_column` must be .*'label'"),
-        ("path,label\na,b\n", "`split_column` must be .*'fold'"),
+        ("path,label\na,b\n", "must have a column `split` or `fold`"),
         ("path,label,split\na,b,c\nd,,c\n", "line 3"),
         ("path,label,split\na,b,train\na,b,test\n", "once. Received: .* twice"),
         ("path,label,split\n", "Found none"),
+        ("path,label,split\nb\u00e9.wav,b,c\n", "must be text in UTF-8"),
     ]:
-        path.write_text(text)
+        path.write_text(text, encoding="latin-1")
         with pytest.raises(ValueError, match=message):
             manifest.read_manifest(path)
+    path.write_text("path,label,split\na,b,c\n")
+    with pytest.raises(ValueError, match="`split_column` must be a column"):
+        manifest.read_manifest(path, split_column="part")
 
 
 def test_folder(tmp_path):
@@ -303,6 +333,8 @@ def test_folder(tmp_path):
 def test_folder_errors(tmp_path):
     with pytest.raises(ValueError, match="Found none"):
         manifest.read_folder(tmp_path)
+    with pytest.raises(ValueError, match="`folder` must be a folder"):
+        manifest.read_folder(tmp_path / "nothing")
     with pytest.raises(ValueError, match="`test_percent` must lie between"):
         manifest.read_folder(tmp_path, test_percent=101)
     (tmp_path / "list.txt").write_text("dog/3.wav\n")

@@ -115,7 +115,7 @@ def test_settings_are_complete(monkeypatch):
 def test_one_of_many_processes_needs_a_data_set_of_rows(monkeypatch):
     monkeypatch.setattr(distribution, "process_count", lambda: 2)
     with pytest.raises(ValueError, match="`dataset` must take `process_index`"):
-        trainer._load(tiny.dataset, seed=0)
+        distribution.load(tiny.dataset, seed=0)
 
 
 def nine_examples(batch_size):

@@ -94,6 +94,11 @@ def test_step_decay(initial, factor, first_epoch, every, num_epochs):
     np.testing.assert_allclose(rates(schedule, steps), expected, rtol=1e-5)
 
 
+def test_one_cycle_ends_at_zero_and_not_below():
+    schedule = schedules.one_cycle(7, 13, peak=1e-3)
+    assert 0 <= float(schedule(7 * 13)) < 1e-9
+
+
 def test_step_decay_after_the_end():
     assert schedules.step_decay(4, 10, 0.1, first_epoch=11) == 0.1
 

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import json
 import multiprocessing
@@ -9,8 +10,10 @@ import pytest
 import tiny
 
 from diffstride import plots, schedules, trainer
+from diffstride.audio_cnn import audio_cnn
 from diffstride.checkpoints import Checkpointing, Checkpoints, Progress
 from diffstride.data.dataset import Batches, Dataset
+from diffstride.workdir import ConfigError
 
 
 def train(workdir, **kwargs):
@@ -309,3 +312,29 @@ def test_two_devices_train_like_one(tmp_path):
         np.testing.assert_allclose(
             row["strides"]["pooling"], other["strides"]["pooling"], rtol=1e-5
         )
+
+
+def test_data_that_the_model_would_misread(tmp_path):
+    several = dataclasses.replace(tiny.dataset(), is_multi_label=True)
+    with pytest.raises(ConfigError, match="`loss` must be given"):
+        train(tmp_path, dataset=several)
+    sounds = dataclasses.replace(
+        tiny.dataset(), sample_rate=8000, input_shape=(16000,)
+    )
+    model = functools.partial(audio_cnn, channels=(2,), strides=((2, 2),))
+    with pytest.raises(ConfigError, match="8000 samples .* expects 16000"):
+        train(tmp_path, dataset=sounds, model=model)
+
+
+def test_data_that_are_not_there(tmp_path):
+    def dataset(seed):
+        raise FileNotFoundError("There is no file sounds.csv")
+
+    with pytest.raises(ConfigError, match="no file sounds.csv"):
+        train(tmp_path, dataset=dataset)
+
+    def mistaken(seed):
+        return None + seed
+
+    with pytest.raises(TypeError, match="unsupported operand"):
+        train(tmp_path, dataset=mistaken)

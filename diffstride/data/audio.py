@@ -101,6 +101,7 @@ def tfds_audio(
         source.read(test_split or test_default),
         name=name,
         window=_window(window_seconds, sample_rate),
+        sample_rate=sample_rate,
         batch_size=batch_size,
         seed=seed,
         train_steps=train_steps,
@@ -249,16 +250,26 @@ def folder_audio(
 def _window(window_seconds, sample_rate):
     if window_seconds is None:
         return None
+    if window_seconds * sample_rate < 1:
+        raise ValueError(
+            "`window_seconds` must last a sample or more. "
+            f"Received: window_seconds={window_seconds}"
+        )
     return round(window_seconds * sample_rate)
 
 
 def _folds(splits, test_fold):
     """The splits to train on, and the one to test on."""
     folds = sorted(split for split in splits if split.startswith("fold"))
-    test_split = f"fold{test_fold}"
-    if test_split not in folds or len(folds) < 2:
+    if len(folds) < 2:
         raise ValueError(
-            f"`test_fold` must be one of two or more folds, {folds}. "
+            "`test_fold` must be None for data without folds; it has the "
+            f"splits {sorted(splits)}. Received: test_fold={test_fold}"
+        )
+    test_split = f"fold{test_fold}"
+    if test_split not in folds:
+        raise ValueError(
+            f"`test_fold` must be one of the folds, {folds}. "
             f"Received: test_fold={test_fold}"
         )
     return [fold for fold in folds if fold != test_split], test_split
@@ -284,14 +295,17 @@ def _from_rows(rows, train_splits, test_splits, name, sample_rate, **options):
             names,
         )
         if not len(clips):
+            there = sorted({row.split for row in rows})
             raise ValueError(
-                f"{name} must list sound files of the splits {splits}, of "
-                f"which some can be read. It has the splits "
-                f"{sorted({row.split for row in rows})}. {report}"
+                f"{name} must have sound files of the splits {splits} that can "
+                f"be read. It has the splits {there}; for folds, choose one "
+                f"with `test_fold`. {report}"
             )
         return clips
 
     train, test = read(train_splits), read(test_splits)
     if report.bad or report.remarks:
         logging.warning("%s: %s", name, report)
-    return from_clips(train, test, name=name, **options)
+    return from_clips(
+        train, test, name=name, sample_rate=sample_rate, **options
+    )

@@ -34,6 +34,8 @@ class Dataset:
         input_dtype: Dtype of the examples.
         class_names: Names of the classes in their order, or a dict from the
             name of a head to them; None where they have none.
+        is_multi_label: Whether an example may be of several classes at once.
+        sample_rate: Samples per second of sounds; None for other examples.
     """
 
     train: Callable[..., Iterable]
@@ -44,6 +46,8 @@ class Dataset:
     name: str
     input_dtype: str = "float32"
     class_names: tuple | dict[str, tuple] | None = None
+    is_multi_label: bool = False
+    sample_rate: int | None = None
 
 
 class Batches(keras.utils.PyDataset):

@@ -10,7 +10,7 @@ import pathlib
 
 from diffstride.data import sounds
 
-SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".aiff", ".aif", ".mp3")
+SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".aiff", ".aif", ".mp3")
 # Files decoded ahead; as many sounds are in memory at a time.
 _AHEAD = 64
 # Files that a report names; all are in the file it writes.
@@ -58,12 +58,20 @@ def read_manifest(
     """
     path = pathlib.Path(path)
     root = path.parent if root is None else pathlib.Path(root)
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        lines = list(reader)
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            lines = list(reader)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} must be text in UTF-8: {error}") from error
     columns = reader.fieldnames or []
     if split_column is None:
         split_column = "split" if "split" in columns else "fold"
+        if split_column not in columns:
+            raise ValueError(
+                f"{path} must have a column `split` or `fold`, or another one "
+                f"named by `split_column`. It has {columns}"
+            )
     for argument, column in [
         ("path_column", path_column),
         ("label_column", label_column),
@@ -87,7 +95,7 @@ def read_manifest(
             )
         sound, label, split = values
         if split.isdigit():
-            split = f"fold{split}"
+            split = f"fold{int(split)}"
         if label_separator is not None:
             label = tuple(
                 dict.fromkeys(
@@ -131,6 +139,8 @@ def read_folder(folder, test_percent=20, lists=None):
         for line in pathlib.Path(path).read_text().splitlines()
         if line.strip()
     }
+    if not folder.is_dir():
+        raise ValueError(f"`folder` must be a folder. Received: {folder}")
     rows = []
     for class_folder in sorted(folder.glob("[!_.]*/")):
         paths = [
@@ -158,7 +168,11 @@ def _digest(path):
 def check_rows(rows, source):
     """Returns rows of which each is of another sound file."""
     if not rows:
-        raise ValueError(f"There must be sound files in {source}. Found none.")
+        raise ValueError(
+            f"There must be sound files in {source}: lines of a CSV file, or "
+            "files in a folder of each class, like dog/3.wav, that end in one "
+            f"of {', '.join(SUFFIXES)}. Found none."
+        )
     first = {}
     for row in rows:
         other = first.setdefault(row.path, row)

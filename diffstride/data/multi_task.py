@@ -14,7 +14,9 @@ def multi_task(datasets, seed=0, train_steps=None):
     A model has a head for each task. The labels and the weights of examples
     are dicts of an array for each head; an example has the weight 0 for the
     heads of other tasks, which get no gradient from it and must not count it:
-    compile the model with `weighted_metrics`. The other weights are such that
+    compile the model with `weighted_metrics`. (On TensorFlow Keras shows the
+    loss of a single head as an average over batches, whatever their weights.)
+    The other weights are such that
     the loss of a head is the average over the examples of its task; the loss
     of the model is their sum.
 
@@ -54,13 +56,26 @@ def multi_task(datasets, seed=0, train_steps=None):
         for index, (task, dataset) in enumerate(datasets.items())
     }
     shapes = {task: dataset.input_shape for task, dataset in tasks.items()}
-    if len(set(shapes.values())) > 1:
-        raise ValueError(
-            "`datasets` must have examples of one shape. "
-            f"Received: shapes {shapes}"
-        )
+    rates = {task: dataset.sample_rate for task, dataset in tasks.items()}
+    for what, values in [("shape", shapes), ("sample rate", rates)]:
+        if len(set(values.values())) > 1:
+            raise ValueError(
+                f"`datasets` must have examples of one {what}. "
+                f"Received: {values}"
+            )
     if train_steps is None:
         train_steps = max(dataset.train_steps for dataset in tasks.values())
+
+    @functools.cache
+    def of_no_class(task):
+        """What stands for the label of an example of another task."""
+        _, y = tasks[task].test().make_batch(0)
+        return np.zeros_like(y[:1])
+
+    def blank(task, y, count):
+        """Labels like those of this batch, or of the test batches."""
+        like = of_no_class(task) if y is None else np.zeros_like(y[:1])
+        return np.repeat(like, count, axis=0)
 
     def merge(batches, weights):
         """One batch, of a dict with the batch of one or more tasks."""
@@ -69,7 +84,8 @@ def multi_task(datasets, seed=0, train_steps=None):
         for batch_task, (_, y) in batches.items():
             for task in tasks:
                 own = task == batch_task
-                labels[task].append(y if own else np.zeros_like(y))
+                _, own_y = batches.get(task, (None, None))
+                labels[task].append(y if own else blank(task, own_y, len(y)))
                 weight = weights[task] if own else 0
                 masks[task].append(np.full(len(y), weight, "float32"))
         return (
@@ -128,6 +144,10 @@ def multi_task(datasets, seed=0, train_steps=None):
         class_names={
             task: dataset.class_names for task, dataset in tasks.items()
         },
+        is_multi_label=any(
+            dataset.is_multi_label for dataset in tasks.values()
+        ),
+        sample_rate=next(iter(rates.values())),
     )
 
 

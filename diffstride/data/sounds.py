@@ -14,6 +14,8 @@ _RESAMPLING_MARGIN = 1024
 # Where the filter begins to fall, as a part of the lower Nyquist frequency.
 _PASS_BAND = 0.95
 _FULL_SCALE = 2**15
+# Other rates come from headers that are corrupt, and would fill the memory.
+_SAMPLE_RATES = 1000, 768000
 
 
 class SoundError(ValueError):
@@ -53,6 +55,8 @@ def read_sound(path, sample_rate):
     """
     expected = _check_file(path)
     samples, rate = _decode(path)
+    if not _SAMPLE_RATES[0] <= rate <= _SAMPLE_RATES[1]:
+        raise SoundError(f"a sample rate of {rate} Hz is not that of a sound")
     if not len(samples):
         raise SoundError("the file holds no samples")
     if len(samples) < expected:
@@ -147,7 +151,8 @@ def _check_file(path):
     if head[:4] in (b"RIFF", b"FORM"):
         order = "little" if head[:4] == b"RIFF" else "big"
         length = int.from_bytes(head[4:8], order)
-        if size < length + 8 and length < _UNKNOWN_LENGTH:
+        # Some writers count a last byte of padding that they leave out.
+        if size < length + 7 and length < _UNKNOWN_LENGTH:
             raise SoundError(
                 f"the file is cut short: {size} of {length + 8} bytes"
             )
@@ -190,6 +195,8 @@ def _decode_wave(path):
             "the file cannot be decoded as WAV of integers; the package "
             f"`soundfile` reads more formats: {error or 'it ends too early'}"
         ) from error
+    if width > 4:
+        raise SoundError(f"samples of {8 * width} bits cannot be decoded")
     octets = np.frombuffer(data, "uint8").reshape(-1, channels, width)
     if width == 1:  # Unsigned, by convention.
         octets = octets ^ np.uint8(128)

@@ -38,6 +38,7 @@ def from_clips(
     mixup_alpha=10.0,
     balance=False,
     length_step=8000,
+    sample_rate=None,
     process_index=0,
     process_count=1,
 ):
@@ -60,6 +61,7 @@ def from_clips(
             classes are rare, rather than each once an epoch.
         length_step: Whole clips of a batch are as long as a multiple of so many
             samples: fewer different lengths.
+        sample_rate: Samples per second, which the data set passes on.
         process_index: Number of this process.
         process_count: Number of processes.
 
@@ -71,6 +73,12 @@ def from_clips(
             raise ValueError(
                 f"`{split}` must hold a clip or more. Received: none"
             )
+    is_multi_label = train.labels.ndim == 2
+    if len(train.class_names) < 2 and not is_multi_label:
+        raise ValueError(
+            f"{name} must have two classes or more. "
+            f"Found: {list(train.class_names)}"
+        )
     for argument, value, holds, rule in [
         ("mixup", mixup, 0 <= mixup <= 1, "lie between 0 and 1"),
         ("mixup_alpha", mixup_alpha, mixup_alpha > 0, "be positive"),
@@ -95,6 +103,13 @@ def from_clips(
                 f"Received: train_steps={train_steps}"
             )
     validate_batching(most, batch_size, seed, process_index, process_count)
+    logging.info(
+        "%s: %d clips of %d classes to train on, %d to test on",
+        name,
+        len(train),
+        len(train.class_names),
+        len(test),
+    )
     _warn_of_unseen(train, test)
     rows = process_rows(batch_size, process_index, process_count)
     num_classes = len(train.class_names)
@@ -117,7 +132,7 @@ def from_clips(
         return clips, positions, mixed
 
     def targets(clips):
-        if mixup or train.labels.ndim == 2:
+        if mixup or is_multi_label:
             return sampling.one_hot(train.labels[clips], num_classes)
         return train.labels[clips]
 
@@ -177,6 +192,8 @@ def from_clips(
         num_classes=num_classes,
         name=name,
         class_names=tuple(train.class_names),
+        is_multi_label=is_multi_label,
+        sample_rate=sample_rate,
     )
 
 
