@@ -96,7 +96,7 @@ def audio_cnn(
         inputs = x = keras.Input((None,), name="waveform")
         if window is not None:
             x = SplitWindows(window, name="windows")(x)
-        x = _make_frontend(frontend)(x)
+        x = slot.make_layer("frontend", frontend)(x)
     else:
         inputs = x = keras.Input(input_shape, name="spectrogram")
 
@@ -145,21 +145,6 @@ def audio_cnn(
     else:
         outputs = head(num_output_classes, "predictions")
     return keras.Model(inputs, outputs, name=name)
-
-
-def _make_frontend(frontend):
-    layer = frontend
-    if isinstance(frontend, Mapping):
-        layer = keras.saving.deserialize_keras_object(dict(frontend))
-    elif callable(frontend) and not isinstance(frontend, keras.layers.Layer):
-        layer = frontend(name="frontend")
-    if not isinstance(layer, keras.layers.Layer):
-        raise TypeError(
-            "`frontend` must be a Keras layer, or a class, a function or a "
-            "config dict that makes one, for inputs of shape (samples,). "
-            f"Received: frontend={frontend}"
-        )
-    return layer
 
 
 @keras.saving.register_keras_serializable(package="diffstride")

@@ -7,12 +7,10 @@ References:
       classification](https://arxiv.org/abs/2210.01719), 2022: section 3.
 """
 
-from collections.abc import Mapping
-
 import keras
 from keras import ops
 
-from diffstride import efficientnet
+from diffstride import efficientnet, slot
 from diffstride.frontend import LogMelSpectrogram
 from diffstride.pretrained import load_keras_applications_weights
 from diffstride.validation import check_data_format
@@ -113,17 +111,17 @@ def audio_tagger(
         )
     if len(input_shape) == 1:
         inputs = keras.Input(input_shape, name="waveform")
-        x = _make_layer("frontend", frontend)(inputs)
+        x = slot.make_layer("frontend", frontend)(inputs)
     else:
         inputs = x = keras.Input(input_shape, name="spectrogram")
     if len(x.shape) == 3:
         x = keras.layers.Reshape((-1, x.shape[2], 1), name="one_channel")(x)
     if augmentation is not None:
-        x = _make_layer("augmentation", augmentation)(x)
+        x = slot.make_layer("augmentation", augmentation)(x)
     frames = {"reduction_rate": reduction_rate, "output_frames": output_frames}
     frames = {name: v for name, v in frames.items() if v is not None}
     if frame_reduction is not None or frames:
-        x = _make_layer("frame_reduction", frame_reduction, **frames)(x)
+        x = slot.make_layer("frame_reduction", frame_reduction, **frames)(x)
     if x.shape[3] == 1:
         x = keras.layers.Concatenate(name="three_channels")([x, x, x])
     x = keras.layers.BatchNormalization(
@@ -167,25 +165,6 @@ def audio_tagger(
     if output_activation == "softmax":
         outputs = keras.layers.Softmax(name="softmax", dtype="float32")(outputs)
     return keras.Model(inputs, outputs, name=name)
-
-
-def _make_layer(argument, layer, **options):
-    made = layer
-    if isinstance(layer, keras.layers.Layer | Mapping) and options:
-        raise ValueError(
-            f"`{argument}` must be a class or a function to be told "
-            f"{sorted(options)}. Received: {argument}={layer}"
-        )
-    if isinstance(layer, Mapping):
-        made = keras.saving.deserialize_keras_object(dict(layer))
-    elif callable(layer) and not isinstance(layer, keras.layers.Layer):
-        made = layer(name=argument, **options)
-    if not isinstance(made, keras.layers.Layer):
-        raise TypeError(
-            f"`{argument}` must be a Keras layer, or a class, a function or a "
-            f"config dict that makes one. Received: {argument}={layer}"
-        )
-    return made
 
 
 @keras.saving.register_keras_serializable(package="diffstride")

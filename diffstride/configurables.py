@@ -30,7 +30,7 @@ from diffstride import (
 )
 from diffstride.average_precision import MeanAveragePrecision
 from diffstride.data import arrays, audio, images, multi_task, synthetic
-from diffstride.trainer import ConfigError
+from diffstride.validation import ConfigError
 
 _CONFIGURABLES = {
     "train": [trainer.train],

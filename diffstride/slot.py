@@ -1,4 +1,4 @@
-"""The pooling slot: how a model builder downsamples.
+"""Slots for layers, above all the pooling slot: how a builder downsamples.
 
 Every builder takes `pooling_cls`. None stands for a strided convolution; any
 other value makes a pooling layer that follows a convolution without strides.
@@ -79,6 +79,36 @@ def make_pooling(pooling_cls, strides, data_format=None, name=None):
             f"Received: pooling_cls={pooling_cls}"
         )
     return layer
+
+
+def make_layer(argument, layer, **options):
+    """Makes the layer of an argument that takes any layer.
+
+    Args:
+        argument: string. Name of the argument, and of the layer.
+        layer: a layer; or a class or a function of `name`, or a config dict,
+            that makes one.
+        **options: what a class or a function is told besides.
+
+    Returns:
+        A Keras layer.
+    """
+    made = layer
+    if isinstance(layer, keras.layers.Layer | Mapping) and options:
+        raise ValueError(
+            f"`{argument}` must be a class or a function to be told "
+            f"{sorted(options)}. Received: {argument}={layer}"
+        )
+    if isinstance(layer, Mapping):
+        made = keras.saving.deserialize_keras_object(dict(layer))
+    elif callable(layer) and not isinstance(layer, keras.layers.Layer):
+        made = layer(name=argument, **options)
+    if not isinstance(made, keras.layers.Layer):
+        raise TypeError(
+            f"`{argument}` must be a Keras layer, or a class, a function or a "
+            f"config dict that makes one. Received: {argument}={layer}"
+        )
+    return made
 
 
 def pooling_config(pooling):

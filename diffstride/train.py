@@ -17,7 +17,7 @@ import gin
 from absl import app, flags
 
 from diffstride import configurables, distribution
-from diffstride.trainer import ConfigError
+from diffstride.validation import ConfigError
 
 FLAGS = flags.FLAGS
 

@@ -151,12 +151,7 @@ def make_steps(name, batch_size, frames):
 def time_layers(batch_size, frames, repeats):
     """Median milliseconds of each layer, forward and in training."""
     steps = {name: make_steps(name, batch_size, frames) for name in LAYERS}
-    forward, training = (
-        measure.median_milliseconds(
-            {name: pair[index] for name, pair in steps.items()}, repeats
-        )
-        for index in (0, 1)
-    )
+    forward, training = measure.median_of_pairs(steps, repeats)
     return {
         name: {"forward_ms": forward[name], "training_ms": training[name]}
         for name in steps

@@ -160,12 +160,7 @@ def time_layers(shape, repeats):
         name: make_steps(make(), data(shape, name))
         for name, make in cases(shape[-1]).items()
     }
-    forward, training = (
-        measure.median_milliseconds(
-            {name: pair[index] for name, pair in steps.items()}, repeats
-        )
-        for index in (0, 1)
-    )
+    forward, training = measure.median_of_pairs(steps, repeats)
     return {
         name: {"forward_ms": forward[name], "training_ms": training[name]}
         for name in steps

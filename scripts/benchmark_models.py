@@ -90,12 +90,7 @@ def measure_model(model, poolings, args):
         pooling: make_steps(model, pooling, args.batch_size, args.jit_compile)
         for pooling in poolings
     }
-    training, inference = (
-        measure.median_milliseconds(
-            {name: pair[index] for name, pair in steps.items()}, args.repeats
-        )
-        for index in (0, 1)
-    )
+    training, inference = measure.median_of_pairs(steps, args.repeats)
     rows = {}
     for pooling in poolings:
         macs, sizes = describe(model, pooling)

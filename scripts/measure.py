@@ -36,6 +36,16 @@ def median_milliseconds(steps, repeats):
     }
 
 
+def median_of_pairs(pairs, repeats):
+    """Medians of the first functions of pairs, then of the second ones."""
+    return tuple(
+        median_milliseconds(
+            {name: pair[index] for name, pair in pairs.items()}, repeats
+        )
+        for index in (0, 1)
+    )
+
+
 def added_memory(step, repeats=3):
     """MiB that a function takes at its peak, beyond what is in use before."""
     before = memory()

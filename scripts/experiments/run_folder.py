@@ -10,7 +10,7 @@ import pathlib
 import re
 
 from diffstride import complexity
-from experiments.runner import is_finished
+from experiments.runner import bindings, is_finished
 from experiments.sweep_file import SweepError, read_sweep
 
 NO_LINE = "there is no line"
@@ -278,8 +278,8 @@ def _leave_out_other_commands(folder, usable, expected):
         command = description.get("command")
         if command is None or directory.name not in expected:
             continue
-        asked = _bindings(expected[directory.name].command(folder.path))
-        made = _bindings(command)
+        asked = bindings(expected[directory.name].command(folder.path))
+        made = bindings(command)
         if any(part not in made for part in asked):
             folder.foreign[directory.name] = "made by another command"
         else:
@@ -287,19 +287,15 @@ def _leave_out_other_commands(folder, usable, expected):
     [(usual, _)] = collections.Counter(added.values()).most_common(1) or [
         ((), 0)
     ]
-    for directory, bindings in added.items():
-        if bindings != usual:
+    for directory, others in added.items():
+        if others != usual:
             folder.foreign[directory.name] = "made with other bindings: " + (
-                ", ".join(bindings) or "none"
+                ", ".join(others) or "none"
             )
     for directory in list(usable):
         if directory.name in folder.foreign:
             del usable[directory]
     return [part.removeprefix("--gin_param=") for part in usual]
-
-
-def _bindings(command):
-    return [part for part in command if not part.startswith("--workdir=")]
 
 
 def _read_run(directory, description):

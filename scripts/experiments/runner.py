@@ -38,14 +38,16 @@ def is_finished(directory):
     return zipfile.is_zipfile(pathlib.Path(directory) / "model.keras")
 
 
+def bindings(command):
+    """What a command says beside where the run is."""
+    return [part for part in command if not part.startswith("--workdir=")]
+
+
 def is_of_another_command(run, workdir):
     """Whether a directory holds a run of other files or bindings."""
     path = workdir / run.name / "sweep.json"
     if not path.exists():
         return False
-
-    def bindings(command):
-        return [part for part in command if not part.startswith("--workdir=")]
 
     try:
         before = json.loads(path.read_text())["command"]
