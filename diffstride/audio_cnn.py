@@ -57,7 +57,8 @@ def audio_cnn(
             Downsampling factors of each block, integers where `pooling_cls` is
             None.
         pooling_cls: None for strided convolutions, or a class, a function or a
-            config dict that makes a pooling layer (see `diffstride.slot`).
+            config dict that makes a pooling layer (see `diffstride.slot`); or
+            a list with one of these for each block.
         frontend: layer that makes a spectrogram of a waveform; or a class or a
             function of `name`, or a config dict, that makes such a layer. Not
             used where the inputs are spectrograms.
@@ -85,6 +86,7 @@ def audio_cnn(
             "`channels` and `strides` must have one entry for each block. "
             f"Received: channels={channels}, strides={strides}"
         )
+    pooling_cls = slot.per_stage(pooling_cls, "pooling_cls", len(channels))
     if len(input_shape) not in (1, 3):
         raise ValueError(
             "`input_shape` must be (samples,) or (time, frequency, channels). "
@@ -103,7 +105,10 @@ def audio_cnn(
     for index, filters in enumerate(channels):
         block = f"block{index + 1}"
         convolution_strides, pooling = slot.downsampling(
-            pooling_cls, strides[index], "channels_last", f"{block}_pooling"
+            pooling_cls[index],
+            strides[index],
+            "channels_last",
+            f"{block}_pooling",
         )
         time_stride, frequency_stride = convolution_strides
         for axis, kernel_size, stride in [

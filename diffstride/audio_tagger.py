@@ -73,7 +73,8 @@ def audio_tagger(
             downloads one, or None for random ones.
         strides: tuple with one entry for each stage of the EfficientNet (see
             `diffstride.efficientnet`).
-        pooling_cls: None, or what makes the pooling layer of each stage.
+        pooling_cls: None, or what makes the pooling layer of each stage, or a
+            list with one for each (see `diffstride.slot`).
         width_coefficient: float. Takes the place of the variant's.
         depth_coefficient: float. Takes the place of the variant's.
         drop_connect_rate: float. Chance of dropping the last residual branch.

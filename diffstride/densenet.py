@@ -49,7 +49,8 @@ def densenet(
             the paper's experiments on CIFAR.
         pooling_cls: None for average pooling, the original, or a class, a
             function or a config dict that makes the pooling layer of each
-            transition (see `diffstride.slot`).
+            transition (see `diffstride.slot`); or a list with one of these for
+            each transition.
         num_output_classes: integer. Defaults to 10.
         output_activation: activation of the classifier. None, the default,
             gives logits.
@@ -79,6 +80,7 @@ def densenet(
             "`strides` must have one entry for each transition between two "
             f"blocks. Received: strides={strides}, blocks={blocks}"
         )
+    pooling_cls = slot.per_stage(pooling_cls, "pooling_cls", len(strides))
     axis = -1
     if keras.config.image_data_format() == "channels_first":
         axis = 1
@@ -111,7 +113,7 @@ def densenet(
             x = convolution(
                 int(x.shape[axis] * compression), 1, name=f"{name_}_conv"
             )(x)
-            x = _downsample(x, strides[i], pooling_cls, f"{name_}_pooling")
+            x = _downsample(x, strides[i], pooling_cls[i], f"{name_}_pooling")
     x = _rectify(x, None, axis)
     if include_top:
         x = keras.layers.GlobalAveragePooling2D(name="avg_pool")(x)

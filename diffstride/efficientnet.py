@@ -102,7 +102,8 @@ def efficientnet(
             a tuple of two. Integers where `pooling_cls` is None.
         pooling_cls: None for strided depthwise convolutions, or a class, a
             function or a config dict that makes the pooling layer of each
-            stage (see `diffstride.slot`).
+            stage (see `diffstride.slot`); or a list with one of these for each
+            stage.
         num_output_classes: integer. Defaults to 10.
         output_activation: activation of the classifier. None, the default,
             gives logits.
@@ -149,6 +150,7 @@ def efficientnet(
             f"`strides` must have {len(stages)} entries, one for each stage. "
             f"Received: strides={strides}"
         )
+    pooling_cls = slot.per_stage(pooling_cls, "pooling_cls", len(stages))
     scaling = VARIANTS[variant]
     if width_coefficient is None:
         width_coefficient = scaling.width
@@ -186,7 +188,7 @@ def efficientnet(
                 stage.kernel_size,
                 stage.expansion,
                 strides[i] if j == 0 else 1,
-                pooling_cls if j == 0 else None,
+                pooling_cls[i] if j == 0 else None,
                 drop_rate=drop_connect_rate
                 * (sum(repeats[:i]) + j)
                 / sum(repeats),

@@ -66,7 +66,7 @@ def Resnet(
             where `pooling_cls` is None.
         pooling_cls: None for strided convolutions, or a class, a function or a
             config dict that makes the pooling layer of each block (see
-            `diffstride.slot`).
+            `diffstride.slot`); or a list with one of these for each block.
         num_layers: integer, or one for each block. Residual layers in a block.
         project_first: boolean, or one for each block: whether its first
             shortcut is a 1x1 convolution. None, the default, says yes where
@@ -115,9 +115,10 @@ def Resnet(
         )
     if project_first is None:
         project_first = [filters[i] != filters[i + 1] for i in range(blocks)]
-    num_layers = _per_block(num_layers, "num_layers", blocks)
-    project_first = _per_block(project_first, "project_first", blocks)
-    id_only = _per_block(id_only, "id_only", blocks)
+    pooling_cls = slot.per_stage(pooling_cls, "pooling_cls", blocks)
+    num_layers = slot.per_stage(num_layers, "num_layers", blocks)
+    project_first = slot.per_stage(project_first, "project_first", blocks)
+    id_only = slot.per_stage(id_only, "id_only", blocks)
     data_format = "channels_first" if channels_first else "channels_last"
     if input_shape is None:
         input_shape = (3, 32, 32) if channels_first else (32, 32, 3)
@@ -147,7 +148,7 @@ def Resnet(
             filters[i + 1],
             kernel_size,
             strides[i + 1],
-            pooling_cls,
+            pooling_cls[i],
             num_layers=num_layers[i],
             project_first=project_first[i],
             id_only=id_only[i],
@@ -321,13 +322,3 @@ def resnet18_imagenet(
         weight_decay=weight_decay,
         name=name,
     )
-
-
-def _per_block(value, argument, blocks):
-    values = value if hasattr(value, "__len__") else [value] * blocks
-    if len(values) != blocks:
-        raise ValueError(
-            f"`{argument}` must be one value, or one for each of the {blocks} "
-            f"blocks. Received: {argument}={value}"
-        )
-    return values

@@ -1,7 +1,8 @@
 """Slots for layers, above all the pooling slot: how a builder downsamples.
 
 Every builder takes `pooling_cls`. None stands for a strided convolution; any
-other value makes a pooling layer that follows a convolution without strides.
+other value makes a pooling layer that follows a convolution without strides. A
+list has one of these for each stage of the network.
 """
 
 import math
@@ -79,6 +80,18 @@ def make_pooling(pooling_cls, strides, data_format=None, name=None):
             f"Received: pooling_cls={pooling_cls}"
         )
     return layer
+
+
+def per_stage(value, argument, stages):
+    """Values of all stages, from one for all or a list with one for each."""
+    if not isinstance(value, (list, tuple)):
+        return [value] * stages
+    if len(value) != stages:
+        raise ValueError(
+            f"`{argument}` must be one value, or a list with one for each of "
+            f"the {stages} stages. Received: {argument}={value}"
+        )
+    return list(value)
 
 
 def make_layer(argument, layer, **options):

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from diffstride import slot
+from diffstride import audio_cnn, densenet, efficientnet, resnet, slot
 from diffstride.pooling import DiffStride, FixedSpectralPooling, SpatialPooling
 
 
@@ -103,3 +103,40 @@ def test_strides_must_be_one_or_two_numbers(strides):
 def test_a_convolution_needs_integers(strides):
     with pytest.raises(ValueError, match="`strides` must be int.* for stage3"):
         slot.downsampling(None, strides, name="stage3")
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        functools.partial(resnet.resnet18, filters=4, num_layers=1),
+        functools.partial(
+            efficientnet.efficientnet,
+            strides=(1, 2, 2, 2),
+            stages=efficientnet.STAGES[:4],
+            width_coefficient=0.25,
+            depth_coefficient=0.3,
+        ),
+        functools.partial(
+            densenet.densenet, blocks=(1,) * 5, growth=4, strides=(2, 2, 2, 1)
+        ),
+        functools.partial(
+            audio_cnn.audio_cnn,
+            channels=(4,) * 4,
+            strides=((2, 2),) * 4,
+            input_shape=(32, 32, 3),
+        ),
+    ],
+    ids=["resnet", "efficientnet", "densenet", "audio_cnn"],
+)
+def test_each_stage_may_have_a_slot_of_its_own(build):
+    poolings = [DiffStride, FixedSpectralPooling, None, SpatialPooling]
+    model = build(pooling_cls=poolings)
+    found = [
+        type(layer)
+        for layer in model._flatten_layers()
+        if isinstance(layer, (DiffStride, FixedSpectralPooling, SpatialPooling))
+    ]
+    assert found == [DiffStride, FixedSpectralPooling, SpatialPooling]
+    assert np.all(np.isfinite(model(np.ones((1, 32, 32, 3), "float32"))))
+    with pytest.raises(ValueError, match="`pooling_cls` must be .* 4 stages"):
+        build(pooling_cls=poolings[:3])
