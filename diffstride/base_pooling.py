@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from diffstride import spectral
+from diffstride import scalars, spectral
 from diffstride.validation import (
     check_choice,
     check_data_format,
@@ -238,14 +238,14 @@ class BaseDiffStride(BaseSpectralPooling):
         limits = [user_limit] * self.rank
         for index, size in enumerate(sizes):
             if size is not None:
-                limits[index] = spectral.maximum(
+                limits[index] = scalars.maximum(
                     spectral.minimum_stride(
                         size, self.smoothness_factor, self.ramp
                     ),
                     user_limit,
                 )
         if self.shared_stride:
-            limits = [functools.reduce(spectral.maximum, limits)] * self.rank
+            limits = [functools.reduce(scalars.maximum, limits)] * self.rank
         return limits
 
     def _in_effect(self, strides, sizes):
@@ -254,7 +254,7 @@ class BaseDiffStride(BaseSpectralPooling):
             strides = [strides[0]] * self.rank
         upper = self.upper_limit_stride or math.inf
         return [
-            spectral.minimum(spectral.maximum(strides[index], lower), upper)
+            scalars.minimum(scalars.maximum(strides[index], lower), upper)
             for index, lower in enumerate(self._lower_limits(sizes))
         ]
 

@@ -206,7 +206,8 @@ def _macs(layer, inputs, output_shape):
 def _spectral_macs(layer, input_shape, output_shape):
     """Matrix products of the real parts, axis by axis, and of an imaginary one.
 
-    See `diffstride.spectral.resample`.
+    See `diffstride.spectral.resample`. Maps of 32 points and less are made in
+    fewer products, of up to a half more operations.
     """
     shape, macs = list(input_shape), 0
     for axis in layer._axes:

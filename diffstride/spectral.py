@@ -39,9 +39,21 @@ import typing
 import numpy as np
 from keras import ops
 
+from diffstride.scalars import (
+    float32,
+    int32,
+    is_number,
+    maximum,
+    minimum,
+    numpy_or_ops,
+)
+
 # Above this many entries a matrix, which has to be built at every step, costs
 # more than Fourier transforms do: at about 700 points and a stride of two.
 MATRIX_ENTRIES = 250_000
+
+# Up to this many points two large products are faster than five smaller ones.
+SMALL_SIZE = 32
 
 
 def minimum_stride(size, smoothness_factor, ramp="outside"):
@@ -52,7 +64,7 @@ def minimum_stride(size, smoothness_factor, ramp="outside"):
     """
     if ramp == "inside":
         return 1.0
-    if _is_number(size):
+    if is_number(size):
         if size <= smoothness_factor:
             return 1.0
         return float(np.float32(size / (size - smoothness_factor)))
@@ -68,9 +80,9 @@ def cutoff(size, stride, smoothness_factor, ramp="outside"):
     and ends `smoothness_factor` later; with `ramp="inside"` it ends there, and
     is never longer than the pass band, so that a constant stays untouched.
     """
-    passband = maximum(_float32(size) / _float32(stride), 2) / 2
+    passband = maximum(float32(size) / float32(stride), 2) / 2
     if ramp == "outside" or smoothness_factor == 0:
-        return passband + _float32(smoothness_factor), smoothness_factor
+        return passband + float32(smoothness_factor), smoothness_factor
     return passband, minimum(passband, smoothness_factor)
 
 
@@ -87,9 +99,9 @@ def output_size(
     An even `multiple` rounds it up; the weights beyond the window are zero.
     """
     end, _ = cutoff(size, stride, smoothness_factor, ramp)
-    xp = _numpy_or_ops(end, size)
+    xp = numpy_or_ops(end, size)
     # Frequencies below `end` on both sides, and the Nyquist bin.
-    points = 2 * _int32(xp.ceil(end))
+    points = 2 * int32(xp.ceil(end))
     if rule == "width":
         # An axis of one point has nothing to crop.
         size = maximum(size - size % 2, 1)
@@ -100,8 +112,8 @@ def output_size(
 
 def fixed_output_size(size, stride):
     """Size that spectral pooling crops to: size / stride, even, at least 2."""
-    xp = _numpy_or_ops(stride, size)
-    even = 2 * _int32(xp.floor(_float32(size) / _float32(stride) / 2))
+    xp = numpy_or_ops(stride, size)
+    even = 2 * int32(xp.floor(float32(size) / float32(stride) / 2))
     return minimum(maximum(even, 2), size)
 
 
@@ -139,12 +151,12 @@ def window_weights(
     shift_above = 1 if rule == "width" else 0
     shift_below = {"width": 1, "height": 1 - in_size % 2, "symmetric": 0}[rule]
     # The ramp of the side below zero ends one bin after that of the other.
-    xp = _numpy_or_ops(end)
+    xp = numpy_or_ops(end)
     return _weights(
         out_size,
-        window(positions - _float32(shift_above), end, ramp_length),
-        window(positions - _float32(shift_below), end, ramp_length),
-        first_odd_bin=_int32(xp.ceil(end - ramp_length)),
+        window(positions - float32(shift_above), end, ramp_length),
+        window(positions - float32(shift_below), end, ramp_length),
+        first_odd_bin=int32(xp.ceil(end - ramp_length)),
         count=odd_count(smoothness_factor),
     )
 
@@ -180,7 +192,7 @@ def gain(in_size, out_size, norm):
     `"backward"` divides by the output size, `"forward"` by the input size (a
     constant stays itself), `"ortho"` by the geometric mean of the two.
     """
-    in_size, out_size = _float32(in_size), _float32(out_size)
+    in_size, out_size = float32(in_size), float32(out_size)
     if norm == "backward":
         return 1.0 / out_size
     if norm == "forward":
@@ -201,7 +213,7 @@ class AxisFilter(typing.NamedTuple):
 def axis_filter(weights, in_size, out_size, norm, rule):
     """Filter of an axis from its weights, under a rule and a norm."""
     # A spectrum of odd size has no Nyquist bin, and no asymmetry.
-    is_odd = _is_number(out_size) and out_size % 2 == 1
+    is_odd = is_number(out_size) and out_size % 2 == 1
     return AxisFilter(
         in_size,
         out_size,
@@ -214,7 +226,11 @@ def axis_filter(weights, in_size, out_size, norm, rule):
 def resample(x, filters, axes):
     """Applies a filter to each of the given axes of `x`."""
     if not filters[0].is_real:
-        return _resample_image(x, *filters, *axes)
+        height, width = filters
+        is_small = is_number(height.in_size) and height.in_size <= SMALL_SIZE
+        if is_small and not _is_long(width, is_signal=False):
+            return _resample_small_image(x, height, width, *axes)
+        return _resample_image(x, height, width, *axes)
     for axis_filter, axis in zip(filters, axes, strict=True):
         x = _apply_real(x, axis_filter, axis, is_signal=len(axes) == 1)
     return x
@@ -235,6 +251,23 @@ def _resample_image(x, height, width, height_axis, width_axis):
     return real + apply_matrix(imaginary, synthesis, height_axis)
 
 
+def _resample_small_image(x, height, width, height_axis, width_axis):
+    """The same in two products.
+
+    The height makes a real and an imaginary row for each point, one after the
+    other; the width takes the two as one row of twice the length.
+    """
+    analysis, synthesis = imaginary_factors(height)
+    rows = [real_matrix(height), ops.matmul(synthesis, analysis)]
+    rows = ops.reshape(ops.stack(rows, axis=1), (-1, height.in_size))
+    columns = [real_matrix(width), quadrature_matrix(width)]
+    x = apply_matrix(x, rows, height_axis)
+    shape = list(ops.shape(x))
+    shape[height_axis], shape[width_axis] = -1, 2 * shape[width_axis]
+    x = ops.reshape(x, shape)
+    return apply_matrix(x, ops.concatenate(columns, axis=1), width_axis)
+
+
 def _apply_real(x, axis_filter, axis, quadrature=False, is_signal=False):
     """The real part of an operator, as a matrix or by Fourier transforms."""
     if _is_long(axis_filter, is_signal):
@@ -245,10 +278,10 @@ def _apply_real(x, axis_filter, axis, quadrature=False, is_signal=False):
 
 def _is_long(axis_filter, is_signal):
     sizes = axis_filter.in_size, axis_filter.out_size
-    if all(map(_is_number, sizes)):
+    if all(map(is_number, sizes)):
         return sizes[0] * sizes[1] > MATRIX_ENTRIES
     # Sizes that only the running graph knows.
-    if _is_number(sizes[0]):
+    if is_number(sizes[0]):
         return sizes[0] ** 2 / 2 > MATRIX_ENTRIES
     return is_signal
 
@@ -318,7 +351,7 @@ def apply_transform(x, axis_filter, axis, quadrature=False):
     # for zero and the Nyquist bin, and divides by the size.
     frequencies = ops.arange(bins, dtype="int32")
     alone = ops.logical_or(frequencies == 0, 2 * frequencies == out_size)
-    weights = ops.where(alone, even, even / 2) * _float32(out_size) * scale
+    weights = ops.where(alone, even, even / 2) * float32(out_size) * scale
     dtype = x.dtype
     x = ops.cast(ops.moveaxis(x, axis, -1), "float32")
     real, imaginary = ops.rfft(x, fft_length=in_size)
@@ -346,7 +379,7 @@ def _analysis(axis_filter):
 
 def _tables(size):
     """cos and sin of 2 pi j k / size, for j < size and k <= size / 2."""
-    if _is_number(size):
+    if is_number(size):
         return _constant_tables(int(size))
     # Reduced modulo the size as integers: exact however large the product.
     phase = ops.mod(
@@ -354,7 +387,7 @@ def _tables(size):
         * ops.arange(size // 2 + 1, dtype="int32")[None, :],
         size,
     )
-    angle = ops.cast(phase, "float32") * (2 * np.pi / _float32(size))
+    angle = ops.cast(phase, "float32") * (2 * np.pi / float32(size))
     return ops.cos(angle), ops.sin(angle)
 
 
@@ -363,38 +396,3 @@ def _constant_tables(size):
     phase = np.outer(np.arange(size), np.arange(size // 2 + 1)) % size
     angle = phase * (2 * np.pi / size)
     return np.cos(angle).astype("float32"), np.sin(angle).astype("float32")
-
-
-def _is_number(value):
-    return isinstance(value, (int, float, np.number))
-
-
-def _numpy_or_ops(*values):
-    return np if all(map(_is_number, values)) else ops
-
-
-def _float32(value):
-    return (
-        np.float32(value) if _is_number(value) else ops.cast(value, "float32")
-    )
-
-
-def _int32(value):
-    return int(value) if _is_number(value) else ops.cast(value, "int32")
-
-
-def minimum(a, b):
-    """The smaller of two; where they are equal, the gradient is that of `a`.
-
-    `ops.minimum` leaves the choice to the backend.
-    """
-    if _is_number(a) and _is_number(b):
-        return min(a, b)
-    return ops.where(a > b, b, a)
-
-
-def maximum(a, b):
-    """The larger of two; where they are equal, the gradient is that of `a`."""
-    if _is_number(a) and _is_number(b):
-        return max(a, b)
-    return ops.where(a < b, b, a)

@@ -105,20 +105,21 @@ def static_run(layer):
     return run
 
 
-def dynamic_run(layer):
-    """The layer in one graph that knows no size."""
+def dynamic_run(layer, sizes=None):
+    """The layer in one graph that knows no size, or only those of the input."""
     import tensorflow as tf
 
     rank = layer.input_spec.ndim
-    channel_axis = 1 if layer.data_format == "channels_first" else rank - 1
-    shape = [None] * rank
-    layer.build([2 if axis == channel_axis else None for axis in range(rank)])
+    sizes = sizes or (None,) * (rank - 2)
+    first = layer.data_format == "channels_first"
+    layer.build([None, 2, *sizes] if first else [None, *sizes, 2])
+    shape = [None, None, *sizes] if first else [None, *sizes, None]
 
     @tf.function(
         input_signature=[
             tf.TensorSpec(shape),
             tf.TensorSpec([rank - 2]),
-            tf.TensorSpec(shape),
+            tf.TensorSpec([None] * rank),
         ]
     )
     def graph(x, strides, upstream):
@@ -163,6 +164,15 @@ def test_graph_of_unknown_sizes_matches_reference(options, data_format):
 
 
 @pytest.mark.tensorflow
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+@pytest.mark.parametrize("sizes", [(1, 6), (8, 7), (32, 31), (33, 16), (64, 9)])
+def test_graph_that_knows_its_input_matches_reference(sizes, data_format):
+    run = dynamic_run(DiffStride(data_format=data_format), sizes)
+    for strides in STRIDES:
+        check(run, sizes, strides, 4, data_format)
+
+
+@pytest.mark.tensorflow
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_graph_of_unknown_sizes_in_1d_and_3d(symmetric):
     run = dynamic_run(DiffStride1D(smoothness_factor=2, symmetric=symmetric))
@@ -184,6 +194,9 @@ def test_graph_of_unknown_sizes_in_1d_and_3d(symmetric):
         ((16, 17), (2.0, 2.0), {"smoothness_factor": 0.5, "norm": "ortho"}),
         ((17, 16), (3.83, 90.0), {"norm": "forward"}),
         ((64, 65), (2.21, 3.83), {"data_format": "channels_first"}),
+        ((12, 10), (1.37, 2.21), {"data_format": "channels_first"}),
+        ((4, 1000), (1.37, 2.21), {"norm": "forward"}),
+        ((1000, 4), (1.37, 2.21), {"norm": "forward"}),
         ((16, 12), (1.37, 2.21), {"cropping": False}),
         ((7, 9), (1.37, 2.21), {"cropping": False, "smoothness_factor": 2}),
         ((20, 16), (2.0, 2.0), {"cropping": False, "smoothness_factor": 0}),
