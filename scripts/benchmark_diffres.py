@@ -22,7 +22,6 @@ an EfficientNet with attention heads (Figure 5).
 """
 
 import argparse
-import json
 import pathlib
 
 import keras
@@ -281,18 +280,13 @@ def main():
         for name, row in sound_per_second.items():
             print(f"{name:12}" + "".join(f"{v:10.1f}" for v in row.values()))
     if args.json:
-        args.json.write_text(
-            json.dumps(
-                {
-                    "backend": keras.backend.backend(),
-                    "batch_size": args.batch_size,
-                    "repeats": args.repeats,
-                    "results": results,
-                    "summary": summary,
-                    "sound_per_second": sound_per_second,
-                },
-                indent=2,
-            )
+        measure.write_json(
+            args.json,
+            batch_size=args.batch_size,
+            repeats=args.repeats,
+            results=results,
+            summary=summary,
+            sound_per_second=sound_per_second,
         )
 
 

@@ -17,7 +17,6 @@ and back.
 """
 
 import argparse
-import json
 import math
 import pathlib
 
@@ -257,16 +256,11 @@ def main():
     for name, value in summary.items():
         print(f"{name:40}{value:8.2f}")
     if args.json:
-        args.json.write_text(
-            json.dumps(
-                {
-                    "backend": keras.backend.backend(),
-                    "repeats": args.repeats,
-                    "results": results,
-                    "summary": summary,
-                },
-                indent=2,
-            )
+        measure.write_json(
+            args.json,
+            repeats=args.repeats,
+            results=results,
+            summary=summary,
         )
 
 

@@ -13,7 +13,6 @@ within each of `--repeats` rounds; figures are medians over the rounds.
 
 import argparse
 import functools
-import json
 import pathlib
 
 import keras
@@ -157,16 +156,11 @@ def main():
         results[model] = measure_model(model, args.poolings, args)
         print_table(model, args.batch_size, results[model])
     if args.json:
-        args.json.write_text(
-            json.dumps(
-                {
-                    "backend": keras.backend.backend(),
-                    "batch_size": args.batch_size,
-                    "repeats": args.repeats,
-                    "results": results,
-                },
-                indent=2,
-            )
+        measure.write_json(
+            args.json,
+            batch_size=args.batch_size,
+            repeats=args.repeats,
+            results=results,
         )
 
 

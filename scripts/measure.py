@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import json
 import pathlib
 import re
 import statistics
@@ -82,3 +83,9 @@ def number_from_process(*arguments):
     """
     command = [sys.executable, sys.argv[0], *map(str, arguments)]
     return float(subprocess.check_output(command, text=True).split()[-1])
+
+
+def write_json(path, **measured):
+    """Writes what was measured, with the backend."""
+    measured = {"backend": keras.backend.backend(), **measured}
+    path.write_text(json.dumps(measured, indent=2))

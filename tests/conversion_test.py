@@ -5,6 +5,7 @@ import functools
 import keras
 import numpy as np
 import pytest
+import tiny
 from keras import ops
 
 from diffstride import (
@@ -417,21 +418,9 @@ def test_a_model_without_strides_is_an_error():
         to_integer_strides(model)
 
 
-class Owner(keras.layers.Layer):
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.pooling = DiffStride(2)
-
-    def build(self, input_shape):
-        self.pooling.build(input_shape)
-
-    def call(self, inputs):
-        return self.pooling(inputs)
-
-
 def test_strides_out_of_reach_are_an_error():
     with pytest.raises(ValueError, match="`model` must have its DiffStride"):
-        to_integer_strides(network(Owner()))
+        to_integer_strides(network(tiny.Owner()))
 
 
 @pytest.mark.parametrize("convert", [learn_strides, to_integer_strides])

@@ -5,6 +5,7 @@ import functools
 import keras
 import numpy as np
 import pytest
+import tiny
 from keras import ops
 
 from diffstride import DiffStride, DiffStride1D, DiffStride3D, freeze
@@ -275,22 +276,8 @@ def test_something_else_than_a_model_is_an_error():
         freeze(DiffStride(2))
 
 
-class Owner(keras.layers.Layer):
-    """Makes a layer of its own, which its config does not tell."""
-
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.pooling = DiffStride(2)
-
-    def build(self, input_shape):
-        self.pooling.build(input_shape)
-
-    def call(self, inputs):
-        return self.pooling(inputs)
-
-
 def test_layers_that_configs_do_not_name_are_an_error():
-    model = keras.Sequential([keras.Input((16, 16, 3)), Owner()])
+    model = keras.Sequential([keras.Input((16, 16, 3)), tiny.Owner()])
     with pytest.raises(ValueError, match="`model` must name its DiffStride"):
         freeze(model)
 

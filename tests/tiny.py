@@ -52,3 +52,17 @@ def model(num_output_classes, input_shape, strides=2.0, rate=0.2, **kwargs):
             keras.layers.Dense(num_output_classes, name="predictions"),
         ]
     )
+
+
+class Owner(keras.layers.Layer):
+    """Makes a layer of its own, which its config does not tell."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.pooling = DiffStride(2)
+
+    def build(self, input_shape):
+        self.pooling.build(input_shape)
+
+    def call(self, inputs):
+        return self.pooling(inputs)
