@@ -4,6 +4,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from diffstride.validation import check_positive_integer
+
 
 def average_precision(targets, scores, weights=None):
     """Average precision of each class: precision averaged over recall.
@@ -53,7 +55,8 @@ class MeanAveragePrecision(keras.metrics.Metric):
 
     The metric keeps all predictions. It is computed when an epoch or an
     evaluation is over, outside the compiled steps, in which it is shown as 0.
-    Classes without a true example do not count.
+    Classes without a true example do not count; without any true example it is
+    0, and NaN where a score is.
 
     Args:
         num_classes: integer.
@@ -84,11 +87,7 @@ class MeanAveragePrecision(keras.metrics.Metric):
             ("num_classes", num_classes),
             ("max_examples", max_examples),
         ]:
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(
-                    f"`{argument}` must be a positive integer. "
-                    f"Received: {argument}={value}"
-                )
+            check_positive_integer(value, argument)
         self.num_classes = num_classes
         self.max_examples = max_examples
         shape = (max_examples, num_classes)
@@ -104,6 +103,14 @@ class MeanAveragePrecision(keras.metrics.Metric):
         )
 
     def update_state(self, y_true, y_pred, sample_weight=None):
+        y_true, y_pred = map(ops.convert_to_tensor, (y_true, y_pred))
+        for name, value in [("y_true", y_true), ("y_pred", y_pred)]:
+            shape = tuple(value.shape)
+            if len(shape) != 2 or shape[1] not in (None, self.num_classes):
+                raise ValueError(
+                    f"`{name}` must have the shape (examples, "
+                    f"{self.num_classes}). Received: {name}.shape={shape}"
+                )
         examples = ops.shape(y_pred)[0]
         if sample_weight is None:
             sample_weight = ops.ones((examples,))
@@ -131,7 +138,11 @@ class MeanAveragePrecision(keras.metrics.Metric):
         kept = weights > 0
         if not kept.any():
             return ops.zeros(())
+        if np.isnan(scores[kept]).any():
+            return ops.convert_to_tensor(np.nan, self.dtype)
         values = average_precision(targets[kept], scores[kept], weights[kept])
+        if np.isnan(values).all():
+            return ops.zeros(())
         return ops.convert_to_tensor(np.nanmean(values), self.dtype)
 
     def get_config(self):

@@ -4,10 +4,11 @@ The documentation of the arguments is with the layers in `diffstride.diffres`.
 """
 
 import keras
+import numpy as np
 from keras import ops
 
 from diffstride import warping
-from diffstride.validation import is_number
+from diffstride.validation import check_positive_integer, is_number
 
 # Log-mel values beyond are no sound, and their exponentials no float32 number.
 LOG_RANGE = 80.0
@@ -39,8 +40,8 @@ class ResConv1D(keras.layers.Layer):
 
     def __init__(self, filters, kernel_size=5, **kwargs):
         super().__init__(**kwargs)
-        self.filters = filters
-        self.kernel_size = kernel_size
+        self.filters = check_positive_integer(filters, "filters")
+        self.kernel_size = check_positive_integer(kernel_size, "kernel_size")
         self.input_spec = keras.layers.InputSpec(ndim=3)
         self._convolutions = [
             keras.layers.Conv1D(
@@ -111,19 +112,16 @@ class BaseFrameReduction(keras.layers.Layer):
                 f"given. Received: reduction_rate={reduction_rate}, "
                 f"output_frames={output_frames}"
             )
-        if reduction_rate is not None and not (
-            is_number(reduction_rate) and 0 <= reduction_rate < 1
-        ):
+        if output_frames is not None:
+            output_frames = check_positive_integer(
+                output_frames, "output_frames"
+            )
+        elif is_number(reduction_rate) and 0 <= reduction_rate < 1:
+            reduction_rate = float(reduction_rate)
+        else:
             raise ValueError(
                 "`reduction_rate` must be a number of 0 or more, below 1. "
                 f"Received: reduction_rate={reduction_rate}"
-            )
-        if output_frames is not None and not (
-            is_number(output_frames) and output_frames == output_frames // 1 > 0
-        ):
-            raise ValueError(
-                "`output_frames` must be a positive integer. "
-                f"Received: output_frames={output_frames}"
             )
         self.reduction_rate = reduction_rate
         self.output_frames = output_frames
@@ -169,11 +167,16 @@ class BaseFrameReduction(keras.layers.Layer):
 
     def _output_frames(self, frames):
         if self.output_frames is not None:
-            return int(self.output_frames)
+            return self.output_frames
         return warping.reduced_frames(frames, self.reduction_rate)
 
     def _spectrogram(self, inputs):
         """Frames (batch, time, mel) in float32, and how many to leave."""
+        if inputs.shape[1] == 0:
+            raise ValueError(
+                f"Inputs of layer '{self.name}' must have frames. "
+                f"Received: inputs.shape={tuple(inputs.shape)}"
+            )
         if len(inputs.shape) == 4:
             inputs = ops.squeeze(inputs, axis=3)
         spectrogram = ops.cast(inputs, "float32")
@@ -203,7 +206,8 @@ class BaseFrameReduction(keras.layers.Layer):
         """Features as loud as the spectrogram at its quietest, or louder."""
         if not self.log_scale:
             return features
-        quietest = ops.min(linear, axis=(1, 2), keepdims=True)
+        # Without `initial` an empty batch would have no minimum.
+        quietest = ops.min(linear, axis=(1, 2), keepdims=True, initial=np.inf)
         return ops.log(ops.maximum(features, ops.stop_gradient(quietest)))
 
     def compute_output_shape(self, input_shape):

@@ -20,7 +20,7 @@ from diffstride.frame_pooling import (
     ChangeHopSize,
     ConvAvgPool,
 )
-from diffstride.validation import is_number
+from diffstride.validation import check_positive_integer, is_number
 
 __all__ = [
     "AvgMaxPool",
@@ -51,8 +51,9 @@ class DiffRes(BaseFrameReduction):
     model, and shows among its metrics `guide_loss`, before its weight, and
     `activeness` ρ, the spread of the scores of frames that are not empty (Eq.
     4), as moving averages over about a hundred batches of training. They are
-    weights of the layer of the same names. `analyze` gives them, the scores and
-    the warp matrix for given clips.
+    weights of the layer of the same names. An evaluation repeats those of the
+    training before it, and of two such layers the model shows the second's
+    only; `analyze` gives them, the scores and the warp matrix of given clips.
 
     Everything is computed in float32 but for the convolutions, which follow the
     dtype policy.
@@ -127,10 +128,14 @@ class DiffRes(BaseFrameReduction):
         **kwargs,
     ):
         super().__init__(reduction_rate, output_frames, log_scale, **kwargs)
-        if not features or not set(features) <= set(FEATURES):
+        if not (
+            isinstance(features, (tuple, list))
+            and features
+            and all(feature in FEATURES for feature in features)
+        ):
             raise ValueError(
-                f"`features` must be one or more of {FEATURES}. "
-                f"Received: features={features}"
+                f"`features` must be a tuple of one or more of {FEATURES}. "
+                f"Received: features={features!r}"
             )
         for name, value in [
             ("guide_loss_weight", guide_loss_weight),
@@ -144,12 +149,12 @@ class DiffRes(BaseFrameReduction):
                 )
         self.features = tuple(features)
         self.learned_encoding = learned_encoding
-        self.guide_loss_weight = guide_loss_weight
-        self.guide_threshold = guide_threshold
-        self.empty_energy = empty_energy
+        self.guide_loss_weight = float(guide_loss_weight)
+        self.guide_threshold = float(guide_threshold)
+        self.empty_energy = float(empty_energy)
         self.fill_up = fill_up
         self.split_frames = split_frames
-        self.kernel_size = kernel_size
+        self.kernel_size = check_positive_integer(kernel_size, "kernel_size")
 
     def build(self, input_shape):
         super().build(input_shape)
@@ -177,6 +182,7 @@ class DiffRes(BaseFrameReduction):
                 initializer=lambda shape, dtype: ops.cast(
                     warping.sinusoidal_encoding(*shape), dtype
                 ),
+                autocast=False,
             )
 
         self.guide_loss = self._add_statistic("guide_loss")
@@ -194,6 +200,7 @@ class DiffRes(BaseFrameReduction):
             initializer="zeros",
             trainable=False,
             dtype="float32",
+            autocast=False,
             aggregation="mean",
         )
 

@@ -5,10 +5,12 @@ classification](https://arxiv.org/abs/2210.01719), 2022, section 3.1.
 """
 
 import keras
+import numpy as np
 from keras import ops
 
 from diffstride import warping
 from diffstride.base_diffres import BaseFrameReduction, ResConv1D, build_all
+from diffstride.validation import check_positive_integer
 
 
 @keras.saving.register_keras_serializable(package="diffstride")
@@ -155,7 +157,7 @@ class ConvAvgPool(BaseFrameReduction):
         **kwargs,
     ):
         super().__init__(reduction_rate, output_frames, log_scale, **kwargs)
-        self.kernel_size = kernel_size
+        self.kernel_size = check_positive_integer(kernel_size, "kernel_size")
 
     def build(self, input_shape):
         super().build(input_shape)
@@ -187,7 +189,7 @@ def _average(features, output_frames):
 def _maximum(features, output_frames):
     windows = _windows(features, output_frames)
     if windows is not None:
-        return ops.max(windows, axis=2)
+        return ops.max(windows, axis=2, initial=-np.inf)
     ones, warp = _constant_warp(features, output_frames)
     return warping.weighted_max(features, ones, warp, output_frames)
 

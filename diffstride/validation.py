@@ -14,6 +14,15 @@ class ConfigError(ValueError):
     """A configuration that a run cannot have; the message names the culprit."""
 
 
+def check_positive_integer(value, name):
+    """An integer of 1 or more, whatever holds it."""
+    if not is_number(value) or value != value // 1 or value < 1:
+        raise ValueError(
+            f"`{name}` must be a positive integer. Received: {name}={value!r}"
+        )
+    return int(value)
+
+
 def check_strides(strides, rank):
     """A stride of 1 or more for each of `rank` axes, as floats."""
     values = (strides,) * rank if is_number(strides) else strides

@@ -7,8 +7,8 @@
 The first draws the importance scores, the spectrogram before and after, the
 resolution encoding and the warp matrix (Figures 4, 12 and 13 of the paper). The
 clip is a sound file or, as an array in a .npy file, one input of the model. The
-second draws activeness and guide loss by epoch, a line for each run (Figures 6
-and 7).
+second draws activeness, guide loss and test score by epoch, a line for each run
+(Figures 6, 7 and 8).
 """
 
 import argparse
@@ -28,6 +28,8 @@ from diffstride import audio_cnn, audio_tagger, pooling  # noqa: F401
 from diffstride.data import sounds
 from diffstride.diffres import DiffRes
 from diffstride.frontend import LogMelSpectrogram
+
+SCORES = ("val_mean_average_precision", "val_accuracy")
 
 
 def draw_clip(layer, spectrogram, path):
@@ -85,26 +87,29 @@ def draw_clip(layer, spectrogram, path):
 
 
 def draw_curves(histories, path):
-    """Draws activeness and guide loss by epoch.
+    """Draws activeness, guide loss and test score by epoch.
 
     Args:
         histories: dict from the name of a run to its rows, dicts that hold
             `activeness` and `guide_loss`.
         path: the file to write.
     """
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    names = ["activeness", "guide_loss"]
+    for run, rows in histories.items():
+        if not rows or not set(names) <= set(rows[0]):
+            raise ValueError(
+                f"The history of '{run}' has no epoch with {names}: no epoch "
+                "is over, or its model has no DiffRes. "
+                f"Received: {sorted(rows[0]) if rows else 'no epoch'}"
+            )
+    first = next(iter(histories.values()))[0]
+    names += [name for name in SCORES if name in first][:1]
+    figure = Figure(figsize=(4.5 * len(names), 3.5), layout="constrained")
     FigureCanvasAgg(figure)
-    for axis, name in zip(
-        figure.subplots(1, 2), ("activeness", "guide_loss"), strict=True
-    ):
+    for axis, name in zip(figure.subplots(1, len(names)), names, strict=True):
         for run, rows in histories.items():
-            if name not in rows[0]:
-                raise ValueError(
-                    f"The history of '{run}' has no `{name}`: its model has no "
-                    f"DiffRes. Received: {sorted(rows[0])}"
-                )
             epochs = np.arange(1, len(rows) + 1)
-            axis.plot(epochs, [row[name] for row in rows], label=run)
+            axis.plot(epochs, [row.get(name) for row in rows], label=run)
         axis.set_title(name.replace("_", " "))
         axis.set_xlabel("epoch")
         axis.set_ylim(bottom=0)
@@ -120,7 +125,7 @@ def diffres_and_input(model, clip):
             before = keras.Model(model.inputs[0], layer.input)
             return layer, keras.ops.convert_to_numpy(before(clip[None]))[0]
     raise ValueError(
-        "The model must have a DiffRes layer. Received layers: "
+        "The model must have a DiffRes among its own layers. Received: "
         f"{[layer.name for layer in model.layers]}"
     )
 
@@ -139,7 +144,11 @@ def read_clip(path, model):
             "A model without a front end takes spectrograms, not sounds. "
             f"Received: {path}"
         )
-    samples = sounds.to_float(sounds.read_sound(path, rates[0]).samples)
+    try:
+        sound = sounds.read_sound(path, rates[0])
+    except sounds.SoundError as error:
+        raise ValueError(f"{path}: {error}") from error
+    samples = sounds.to_float(sound.samples)
     length = model.input_shape[1]
     if length is None:
         return samples
@@ -160,6 +169,13 @@ def main():
     for command in (clip, curves):
         command.add_argument("--output", type=pathlib.Path, required=True)
     args = parser.parse_args()
+    try:
+        draw(args)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"Error: {error}") from error
+
+
+def draw(args):
     if args.command == "clip":
         model = keras.saving.load_model(args.model, compile=False)
         sample = read_clip(args.clip, model)

@@ -155,6 +155,25 @@ def test_config():
     assert copy.max_examples == 60
 
 
+def test_without_truth_or_with_nan():
+    metric = MeanAveragePrecision(2, 10)
+    metric.update_state(np.zeros((3, 2)), np.ones((3, 2)))
+    assert float(metric.result()) == 0
+    metric.update_state(np.ones((3, 2)), np.full((3, 2), np.nan))
+    assert np.isnan(float(metric.result()))
+
+
+def test_wrong_shapes_are_an_error():
+    metric = MeanAveragePrecision(3, 10)
+    for name, y_true, y_pred in [
+        ("y_true", np.zeros(4), np.zeros((4, 3))),
+        ("y_true", np.zeros((4, 2)), np.zeros((4, 3))),
+        ("y_pred", np.zeros((4, 3)), np.zeros((4, 4))),
+    ]:
+        with pytest.raises(ValueError, match=f"`{name}` must .* Received: "):
+            metric.update_state(y_true, y_pred)
+
+
 def test_errors():
     for name, arguments in [
         ("num_classes", (0, 3)),

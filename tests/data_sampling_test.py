@@ -204,3 +204,5 @@ def test_errors():
         with pytest.raises(ValueError, match=message + ". Received: "):
             dataset(**arguments)
     assert len(clips((4, 4))) == 2
+    with pytest.raises(ValueError, match="`labels` must name .* Received: 3"):
+        sampling.balanced_chances(np.zeros((3, 2)))

@@ -1,5 +1,7 @@
 """DiffRes and its rivals as layers: features, losses, graphs, saving."""
 
+import json
+
 import gradients
 import keras
 import numpy as np
@@ -396,6 +398,54 @@ def test_mixed_precision(policy):
     )
 
 
+@pytest.mark.parametrize("policy", ("mixed_float16", "mixed_bfloat16"))
+def test_own_weights_stay_float32(policy):
+    x = log_mel(frames=20)
+    layer = DiffRes(reduction_rate=0.5, learned_encoding=True, dtype=policy)
+    layer.build(x.shape)
+    layer._encoding.assign(np.full((20, 8), 1.0001))
+    seen = []
+    weighted_mean = warping.weighted_mean
+
+    def spy(features, *arguments):
+        seen.append(features)
+        return weighted_mean(features, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(warping, "weighted_mean", spy)
+        layer(x, training=True)
+    np.testing.assert_allclose(to_numpy(seen[-1]), 1.0001, atol=1e-7)
+    assert 0 < float(layer.activeness) < 1
+    model = classifier(
+        DiffRes(reduction_rate=0.5, learned_encoding=True, dtype=policy), 20, 8
+    )
+    compile_classifier(model)
+    loss = model.fit(x, np.array([0, 1]), verbose=0).history["loss"]
+    assert np.isfinite(loss).all()
+
+
+@pytest.mark.parametrize("cls", LAYERS)
+@pytest.mark.parametrize("size", ({"output_frames": 5}, {"reduction_rate": 0}))
+def test_clips_without_frames_are_an_error(cls, size):
+    with pytest.raises(ValueError, match="must have frames(.|\n)*(4, 0, 8)"):
+        cls(**size)(np.ones((4, 0, 8), "float32"))
+
+
+@pytest.mark.parametrize("cls", (AvgPool, AvgMaxPool, ChangeHopSize))
+def test_no_clips(cls):
+    for frames in (10, 7):
+        layer = cls(output_frames=frames)
+        assert layer(np.ones((0, 20, 8), "float32")).shape == (0, frames, 8, 3)
+
+
+def test_config_of_numpy_numbers_is_json():
+    for layer in [
+        AvgPool(reduction_rate=np.float32(0.5)),
+        DiffRes(output_frames=np.int64(5), empty_energy=np.float32(0.1)),
+    ]:
+        json.dumps(layer.get_config())
+
+
 @pytest.mark.parametrize("cls", LAYERS)
 def test_extreme_input_is_finite(cls):
     x = log_mel(batch=5)
@@ -490,6 +540,10 @@ def test_export(tmp_path):
             "`guide_threshold` must be",
         ),
         ({"output_frames": 3, "empty_energy": None}, "`empty_energy` must be"),
+        ({"output_frames": 3, "features": "mean"}, "`features` must be"),
+        ({"output_frames": 3, "features": [["mean"]]}, "`features` must be"),
+        ({"output_frames": 3, "kernel_size": 2.5}, "`kernel_size` must be"),
+        ({"output_frames": 3, "kernel_size": "5"}, "`kernel_size` must be"),
     ],
 )
 def test_arguments_are_checked(kwargs, message):

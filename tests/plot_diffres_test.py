@@ -64,7 +64,11 @@ def test_curves_of_runs(tmp_path, monkeypatch):
         directory = tmp_path / f"run{seed}"
         directory.mkdir()
         rows = [
-            {"activeness": 0.1 * epoch, "guide_loss": 1 / (epoch + seed + 1)}
+            {
+                "activeness": 0.1 * epoch,
+                "guide_loss": 1 / (epoch + seed + 1),
+                "val_accuracy": epoch / 5,
+            }
             for epoch in range(5)
         ]
         (directory / "history.jsonl").write_text(
@@ -76,13 +80,16 @@ def test_curves_of_runs(tmp_path, monkeypatch):
         *("--output", tmp_path / "curves.png"),
     )
     assert pixels(tmp_path / "curves.png").std() > 0.05
-    with pytest.raises(ValueError, match="has no `activeness`"):
-        plot_diffres.draw_curves({"a": [{"loss": 1}]}, tmp_path / "a.png")
+    for rows in ([], [{"loss": 1}]):
+        with pytest.raises(ValueError, match="'a' has no epoch with .*activen"):
+            plot_diffres.draw_curves({"a": rows}, tmp_path / "a.png")
+    with pytest.raises(SystemExit, match="Error: .*history.jsonl"):
+        run(monkeypatch, "curves", tmp_path, "--output", tmp_path / "a.png")
 
 
 def test_models_that_cannot_be_drawn(tmp_path):
     model = keras.Sequential([keras.Input((20, 8)), keras.layers.ReLU()])
-    with pytest.raises(ValueError, match="must have a DiffRes layer"):
+    with pytest.raises(ValueError, match="must have a DiffRes among"):
         plot_diffres.diffres_and_input(model, np.zeros((20, 8)))
     with pytest.raises(ValueError, match="takes spectrograms, not sounds"):
         plot_diffres.read_clip(tmp_path / "clip.wav", model)

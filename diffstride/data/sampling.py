@@ -47,6 +47,11 @@ def balanced_chances(labels):
     """
     if labels.ndim == 2:
         clips, classes = labels.nonzero()
+        if not len(clips):
+            raise ValueError(
+                "`labels` must name a class of at least one clip to balance "
+                f"their chances. Received: {len(labels)} clips without any"
+            )
         weights = np.bincount(
             clips, 1 / np.bincount(classes)[classes], minlength=len(labels)
         )
