@@ -9,6 +9,7 @@ A sweep is a TOML file: gin files that all runs share, seeds, and any number of
 axes. A run takes one choice of each axis and one seed.
 
     config = ["papers/diffstride/cifar10.gin"]
+    gin_param = ["train.train.num_epochs = 200"]    # may be left out
     seeds = [1, 2, 3]
 
     [axes.method]                       # choices that are gin files
@@ -16,7 +17,7 @@ axes. A run takes one choice of each axis and one seed.
 
     [axes.strides]                      # choices that are values of a parameter
     gin_param = "resnet.resnet18.strides"
-    values = [[1, 1, 2, 2, 2], [1, 1, 3, 2, 3]]
+    values = [[1, 1, 2, 2, 2], [1, 1, 3, 2, 3]]  # "@name" is a reference
 
     [axes.strides.random]               # or random ones, or both
     template = [1, 1, "?", "?", "?"]    # what is drawn
@@ -46,15 +47,27 @@ Each run has a directory of its own, named after its choices. A run that is
 finished is not made again, and one that was interrupted goes on, so that the
 same command finishes a sweep, from several machines at once if they share its
 directory. A run that fails does not stop the others; it is named at the end.
-Ctrl-C lets the runs save a checkpoint. `--gin_param` adds bindings to all runs.
+Ctrl-C lets the runs save a checkpoint. `--gin_param` adds bindings to all runs,
+and overrides what the file says.
+
+Seeds, choices and axes' values may be added to a file later: the same command
+then makes the runs that are new. A `--workdir` with runs that the sweep does
+not have, or has otherwise, is refused, but for those that failed in their first
+epoch.
 """
 
 import argparse
 import dataclasses
 import pathlib
 
+from experiments.run_state import check_workdir
 from experiments.runner import Local, Ray, make_runs
-from experiments.sweep_file import SweepError, read_sweep, shell_command
+from experiments.sweep_file import (
+    SweepError,
+    check_files,
+    read_sweep,
+    shell_command,
+)
 
 
 def main():
@@ -88,26 +101,35 @@ def main():
         action="store_true",
         help="on the Ray cluster of RAY_ADDRESS, or else on this machine",
     )
-    parser.add_argument(
-        "--cpus_per_run", type=float, default=1, help="with --ray"
-    )
-    parser.add_argument("--gpus_per_run", type=float, help="with --ray")
+    for name, amount in (("cpus", "1"), ("gpus", "1 where there are any")):
+        parser.add_argument(
+            f"--{name}_per_run",
+            type=float,
+            help=f"with --ray; defaults to {amount}",
+        )
     args = parser.parse_args()
     if args.parallel is not None and args.parallel < 1:
         parser.error(f"--parallel must be 1 or more, not {args.parallel}")
+    if args.ray and (args.parallel or args.gpus):
+        parser.error("--parallel and --gpus are for runs without --ray")
+    if not args.ray and (args.cpus_per_run, args.gpus_per_run) != (None, None):
+        parser.error("--cpus_per_run and --gpus_per_run need --ray")
     workdir = args.workdir or pathlib.Path("runs") / args.sweep.stem
     try:
         sweep = read_sweep(args.sweep)
         runs = [
-            dataclasses.replace(run, params=tuple(args.gin_param))
+            dataclasses.replace(run, added=tuple(args.gin_param))
             for run in sweep.runs
         ]
+        check_files(runs)
         if args.dry_run:
             for run in runs:
                 print(shell_command(run.command(workdir)))
             return
+        check_workdir(workdir, runs)
         if args.ray:
-            executor = Ray(args.cpus_per_run, args.gpus_per_run)
+            cpus = 1 if args.cpus_per_run is None else args.cpus_per_run
+            executor = Ray(cpus, args.gpus_per_run)
             workdir = workdir.resolve()
         else:
             executor = Local(args.parallel or len(args.gpus) or 1, args.gpus)
@@ -115,7 +137,7 @@ def main():
         raise SystemExit(f"Sweep error: {error}") from None
     workdir.mkdir(parents=True, exist_ok=True)
     # For the report, which needs nothing but this directory.
-    (workdir / "sweep.toml").write_text(sweep.text)
+    (workdir / "sweep.toml").write_text(sweep.text, encoding="utf-8")
     try:
         failed = make_runs(
             runs, workdir, executor, lambda line: print(line, flush=True)

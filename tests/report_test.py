@@ -278,6 +278,19 @@ def test_failed_partial_and_foreign_runs_are_named(folder, capsys, monkeypatch):
     assert "mean of all" not in printed
 
 
+def test_a_finished_run_has_each_epoch_once(folder):
+    for seed, kept, fault in (
+        (1, [0, 1], "there are 2 of 3 epochs"),
+        (2, [0, 2], "there are 2 of 3 epochs"),
+        (3, [0, 1, 1, 2], "there are epochs twice or out of order"),
+    ):
+        run = folder / f"strides=1-2-3,method=strided,seed={seed}"
+        lines = (run / "history.jsonl").read_text().splitlines()
+        (run / "history.jsonl").write_text("\n".join(lines[i] for i in kept))
+        unfinished = read_folder(folder).unfinished
+        assert unfinished[run.name] == f"finished, but {fault} in its history"
+
+
 def test_a_sweep_without_its_file_and_runs_made_by_hand(folder, tmp_path):
     (folder / "sweep.toml").unlink()
     read = read_folder(folder)
@@ -412,7 +425,8 @@ def test_killed_and_started_again_gives_the_same_table(tmp_path):
     failed, unfinished, text = make(tmp_path / "killed")
     assert len(failed) == len(unfinished) == 2
     assert all(
-        "after 2 of ? epochs, exit code -9" in f for f in unfinished.values()
+        "after 2 of ? epochs, killed by signal 9 (SIGKILL" in why
+        for why in unfinished.values()
     )
     assert "2 of 4 runs" in text
     failed, unfinished, text = make(tmp_path / "killed")

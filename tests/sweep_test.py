@@ -17,7 +17,8 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from experiments import runner, sweep_file  # noqa: E402
+import sweep  # noqa: E402
+from experiments import run_state, runner, sweep_file  # noqa: E402
 
 SWEEPS = sorted((ROOT / "configs" / "sweeps").glob("*.toml"))
 
@@ -30,6 +31,12 @@ with open(workdir / "visits", "a") as file:
     file.write(os.environ.get("CUDA_VISIBLE_DEVICES", "all") + "\\n")
 if does == "crash":
     sys.exit("RuntimeError: out of memory")
+if does == "killed":
+    os.kill(os.getpid(), signal.SIGKILL)
+if does == "wrong":
+    sys.exit("Configuration error: no `x`\\n  Did you mean: y?")
+if does == "silent":
+    os._exit(3)
 if does.startswith("meet"):
     # Neither opens the pipe before the other does.
     open(workdir.parent / "pipe", does[-1]).close()
@@ -60,6 +67,7 @@ def test_a_sweep_expands_into_all_combinations(tmp_path):
         tmp_path,
         """
         config = ["a.gin"]
+        gin_param = ["p.ramp = 'none'"]
         seeds = [1, 2]
         [axes.method]
         gin_file = ["pooling/x.gin", "pooling/y.gin"]
@@ -78,6 +86,7 @@ def test_a_sweep_expands_into_all_combinations(tmp_path):
         "--gin_file=a.gin",
         "--gin_file=pooling/x.gin",
         "--gin_file=r.gin",
+        "--gin_param=p.ramp = 'none'",
         "--gin_param=net.strides = [1, 2]",
         "--gin_param=p.ramp = 'inside'",
         "--workdir=w/method=x,strides=1-2,ramp=inside,seed=2",
@@ -127,40 +136,122 @@ def test_random_values_are_distinct_and_the_same_every_time(tmp_path):
         drawn(tmp_path, "[1, 3]", draws=9)
 
 
+def test_values_are_what_gin_reads(tmp_path):
+    [choices] = read(
+        tmp_path,
+        """
+        config = []
+        seeds = [1]
+        [axes.a]
+        gin_param = "b.c"
+        values = [0.1, -0.1, [1, -2], "@f.G", ["@f.G", "%H"], "it's", true]
+        """,
+    ).axes.values()
+    assert [(c.label, *c.params) for c in choices] == [
+        ("0.1", "b.c = 0.1"),
+        ("-0.1", "b.c = -0.1"),
+        ("1--2", "b.c = [1, -2]"),
+        ("f.G", "b.c = @f.G"),
+        ("f.G-H", "b.c = [@f.G, %H]"),
+        ("it-s", 'b.c = "it\'s"'),
+        ("True", "b.c = True"),
+    ]
+
+
+ONE = "config = []\nseeds = [1]\n"
+VALUES = ONE + "[axes.a]\ngin_param = 'b.c'\n"
+RANDOM = VALUES + "random = {{ template = '?', seed = 0, {} }}"
+PUBLISHED = (
+    VALUES + "values = [1, 2]\n[axes.d]\ngin_file = ['e.gin']\n[published]\n"
+)
+
+
 @pytest.mark.parametrize(
     "text, message",
     [
         ("config = [1", "is not TOML"),
         ("config = []\nseeds = [1]\nseed = 3", "unknown keys .'seed'."),
         ("config = []", "'seeds'. must be given"),
+        ("config = 'a.gin'\nseeds = [1]", "`config` must be a list"),
+        (f"gin_param = 'a.b = 1'\n{ONE}", "`gin_param` must be a list"),
+        ("config = []\nseeds = []", "`seeds` must .* Received: seeds=.."),
+        ("config = []\nseeds = 3", "`seeds` must .* Received: seeds=3"),
+        ("config = []\nseeds = [true]", "`seeds` must"),
+        (f"{ONE}axes = 3", "`axes` must be a table"),
+        (f"{ONE}axes.a = 3", "`axes.a` must be a table"),
+        (f"{ONE}axes.a.values = [1]", "axis 'a' must have"),
+        (f"{ONE}[axes.'a/b'.choices]\nx = []", "name of `axes.a/b` must be of"),
         (
-            "config = []\nseeds = [1]\n[axes.a]\nvalues = [1]",
-            "axis 'a' must have",
+            f"{ONE}[axes.a.choices]\n'../x' = []",
+            "name of `axes.a.choices.../x`",
+        ),
+        (f"{ONE}[axes.a.choices]\n'' = []", "name of `axes.a.choices.` must"),
+        (
+            f"{ONE}[axes.a.choices]\nx = 'y'",
+            "`axes.a.choices.x` must be a list",
         ),
         (
-            "config = []\nseeds = [1]\n[axes.a]\ngin_param = 'b.c'\n"
-            "[axes.a.random]\nlow = 1",
-            "`random` of axis 'a' must have",
+            f"{ONE}[axes.a.choices]\nx = [1]",
+            "`axes.a.choices.x` must be a list",
         ),
+        (f"{ONE}[axes.a.choices]", "`axes.a.choices` must be an axis of one"),
+        (f"{ONE}axes.a.gin_file = 'x.gin'", "`axes.a.gin_file` must be a list"),
         (
-            "config = []\nseeds = [1]\n[axes.a.choices]\nx = 'y'",
-            "choice 'x' of axis 'a' must be a list",
+            f"{ONE}axes.a.gin_file = []",
+            "`axes.a` must be an axis of one choice",
         ),
+        (f"{VALUES}values = []", "`axes.a` must be an axis of one choice"),
+        (f"{VALUES}values = 3", "`axes.a.values` must be a list"),
         (
-            "config = []\nseeds = [1]\n[axes.a]\ngin_file = ['b/x', 'c/x']",
-            "several runs have the name a=x,seed=1",
+            f"{VALUES}values = ['x', 'x ']",
+            "several runs have the name a=x,seed",
         ),
+        (f"{VALUES}random = 3", "`axes.a.random` must be a table"),
+        (f"{VALUES}random.low = 1", "unknown keys .'low'.; `?axes.a.random"),
         (
-            "config = []\nseeds = [1]\n[report]\ncolumns = 'a'",
-            "`columns` must be an axis",
+            RANDOM.format("between = 3, draws = 1"),
+            "between` must be two numbers",
+        ),
+        (RANDOM.format("between = [3, 1], draws = 1"), "between` must be two"),
+        (
+            RANDOM.format("between = [1, 3], draws = 0"),
+            "draws` must be 1 or more",
+        ),
+        (f"{ONE}[report]\ncolumns = 'a'", "`columns` must be an axis"),
+        (f"{ONE}[report]\ncolums = 'a'", "unknown keys .'colums'."),
+        (f"{ONE}[report]\nmetrics = 'macs'", "`metrics` must be a list"),
+        (
+            f"{VALUES}values = [1]\n[report]\nrows = ['a']\ncolumns = 'a'",
+            "`columns` must be no axis of the rows",
+        ),
+        (f"{PUBLISHED}metric = 'm'\nvalues = {{}}", "'rows'. must be given"),
+        (f"{PUBLISHED}metric='m'\nrows='a'\nvalues = {{ 9 = '1' }}", "among"),
+        (
+            f"{PUBLISHED}metric = 'm'\nrows = 'a'\ncolumns = 'd'\n"
+            "values = { 1 = ['1', '2'] }",
+            "`published.values.1` must be a list of 1 strings",
         ),
     ],
 )
 def test_errors_name_the_culprit(tmp_path, text, message):
     with pytest.raises(sweep_file.SweepError, match=message):
         read(tmp_path, text)
+
+
+def test_files_that_are_not_there_are_named(tmp_path, monkeypatch):
     with pytest.raises(sweep_file.SweepError, match="There is no file"):
         sweep_file.read_sweep(tmp_path / "none.toml")
+    (tmp_path / "latin.toml").write_bytes("# é".encode("latin-1"))
+    with pytest.raises(sweep_file.SweepError, match="is not TOML: 'utf-8'"):
+        sweep_file.read_sweep(tmp_path / "latin.toml")
+    text = ONE + "axes.a.gin_file = ['pooling/spectral.gin', 'mine.gin']"
+    runs = read(tmp_path, text).runs
+    with pytest.raises(sweep_file.SweepError, match="no gin file mine.gin in"):
+        sweep_file.check_files(runs)
+    # As the training binary, it looks in the working directory, too.
+    (tmp_path / "mine.gin").touch()
+    monkeypatch.chdir(tmp_path)
+    sweep_file.check_files(runs)
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
@@ -256,7 +347,8 @@ def test_crashes_are_named_and_finished_runs_not_made_again(tmp_path, make):
         "error": "RuntimeError: out of memory",
     }
     assert lines[0] == "[1/3] does=before,seed=1: finished before"
-    assert lines[2].startswith("[2/3] does=crash,seed=1: failed with 1; see ")
+    assert lines[1] == "[2/3] does=crash,seed=1: starts"
+    assert "crash,seed=1: exit code 1: RuntimeError: out of m" in lines[2]
     assert "(1 of 2 done, about " in lines[2]
     assert lines[4].endswith("val_accuracy 0.5000 (2 of 2 done)")
     assert visits(tmp_path, "before") == []
@@ -264,6 +356,18 @@ def test_crashes_are_named_and_finished_runs_not_made_again(tmp_path, make):
     make("before", "crash", "b")
     assert len(visits(tmp_path, "crash")) == 2
     assert len(visits(tmp_path, "b")) == 1
+
+
+def test_failures_say_what_this_attempt_said(tmp_path, make):
+    silent = tmp_path / "does=silent,seed=1"
+    silent.mkdir()
+    (silent / "log.txt").write_text("RuntimeError: of an earlier attempt\n")
+    failed, _ = make("wrong", "killed", "silent")
+    assert list(failed.values()) == [
+        "exit code 1: Configuration error: no `x`",
+        "killed by signal 9 (SIGKILL, often out of memory)",
+        "exit code 3",
+    ]
 
 
 def test_another_binding_is_another_run(tmp_path, make):
@@ -275,7 +379,66 @@ def test_another_binding_is_another_run(tmp_path, make):
     path.write_text(json.dumps(described))
     failed, lines = make("a")
     assert list(failed) == ["does=a,seed=1"]
-    assert "of another command" in lines[0]
+    assert "of another command; see its sweep.json" in lines[0]
+    assert json.loads(path.read_text()) == described
+
+
+def test_what_another_sweep_has_begun_meanwhile_is_left_alone(tmp_path, make):
+    """It is only known with the lock whose run a directory holds."""
+    directory = tmp_path / "does=a,seed=1"
+    directory.mkdir()
+    other = open(directory / "lock", "a")
+    fcntl.flock(other, fcntl.LOCK_EX)
+    described = '{"command": ["--gin_param=c.d = 1"]}'
+
+    def finish(line):
+        if "another process makes it" in line:
+            write(directory / "sweep.json", described)
+            write(directory / "history.jsonl", '{"val_accuracy": 0.25}')
+            zipfile.ZipFile(directory / "model.keras", "w").close()
+            other.close()
+
+    failed, _ = make("a", say=finish)
+    assert "of another command" in failed["does=a,seed=1"]
+    assert (directory / "sweep.json").read_text() == described
+
+
+def test_a_directory_with_runs_of_another_sweep_is_refused(tmp_path, make):
+    make("a", "b", "crash")
+
+    def check(values, params="[]"):
+        sweep = read(
+            tmp_path,
+            f"config = ['a.gin']\nseeds = [1]\ngin_param = {params}\n"
+            f"[axes.does]\ngin_param = 'a.b'\nvalues = {values}",
+        )
+        run_state.check_workdir(tmp_path, sweep.runs)
+
+    # More choices are the same sweep, and a choice that crashed is no loss.
+    check(["a", "b", "c"])
+    for values, params, name in (
+        (["a", "c"], [], "b"),
+        (["a", "b"], ["c.d = 1"], "a"),
+    ):
+        with pytest.raises(
+            sweep_file.SweepError, match=f"such as does={name},seed=1. Choose"
+        ):
+            check(values, params)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--ray", "--parallel=2"], ["--ray", "--gpus=0"], ["--gpus_per_run=1"]],
+)
+def test_arguments_that_do_nothing_are_refused(
+    arguments, monkeypatch, tmp_path, capsys
+):
+    argv = ["sweep.py", str(SWEEPS[0]), f"--workdir={tmp_path}", *arguments]
+    monkeypatch.setattr(sys, "argv", argv)
+    with pytest.raises(SystemExit, match="2"):
+        sweep.main()
+    assert "--ray" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_runs_in_parallel_each_with_a_gpu(tmp_path, make):
@@ -332,10 +495,9 @@ def test_ray_makes_the_same_runs(tmp_path, make, monkeypatch):
             return len(calls) - 1
 
     def get(reference):
-        directory, command, train, wait = calls[reference]
-        if "lost" in directory:
+        if "lost" in calls[reference][0]:
             raise stand_in.exceptions.RayError("trace\nThe node died.")
-        return runner.train(directory, command, train, wait)
+        return runner.train(*calls[reference])
 
     stand_in = types.SimpleNamespace(
         init=lambda **kwargs: None,
@@ -357,9 +519,12 @@ def test_ray_makes_the_same_runs(tmp_path, make, monkeypatch):
     executor = runner.Ray(cpus=2, train_arguments=trainer)
     assert calls == [{"num_cpus": 2, "num_gpus": 0, "max_retries": 3}]
     monkeypatch.setattr(runner, "Local", lambda *args: executor)
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
     failed, _ = make("a", "lost", "crash")
     assert list(failed) == ["does=lost,seed=1", "does=crash,seed=1"]
-    assert "The node died." in failed["does=lost,seed=1"]
+    assert failed["does=lost,seed=1"] == "The node died."
+    # Nodes do not have the environment of this process.
+    assert calls[1][-1] == {"KERAS_BACKEND": "jax"}
     assert len(visits(tmp_path, "a")) == 1
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(sweep_file.SweepError, match=r"diffstride\[ray\]"):

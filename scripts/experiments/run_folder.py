@@ -10,7 +10,7 @@ import pathlib
 import re
 
 from diffstride import complexity
-from experiments.runner import bindings, is_finished
+from experiments.run_state import bindings, failure, is_finished
 from experiments.sweep_file import SweepError, read_sweep
 
 NO_LINE = "there is no line"
@@ -313,18 +313,23 @@ def _read_run(directory, description):
     if run.seed is None:
         seed = run.parameter("train.seed")
         run = dataclasses.replace(run, seed=seed)
-    if is_finished(directory):
-        return f"finished, but {fault} in its history" if fault else run
     epochs = run.parameter("train.num_epochs", "?")
+    if is_finished(directory):
+        fault = fault or _fault_of_epochs(history, epochs)
+        return f"finished, but {fault} in its history" if fault else run
     done = f"{len(history)} of {epochs} epochs"
-    try:
-        failure = json.loads((directory / "failure.json").read_text())
-        return (
-            f"failed after {done}, exit code {failure['code']}: "
-            f"{failure['error']}"
-        )
-    except (OSError, ValueError, KeyError, TypeError):
-        return f"not finished: {done}"
+    why = failure(directory)
+    return f"failed after {done}, {why}" if why else f"not finished: {done}"
+
+
+def _fault_of_epochs(history, epochs):
+    """What is wrong with the rows of a run that is finished, or None."""
+    numbers = [row.get("epoch") for row in history]
+    if not isinstance(epochs, int) or numbers == list(range(1, epochs + 1)):
+        return None
+    if len(set(numbers)) < epochs:
+        return f"there are {len(set(numbers))} of {epochs} epochs"
+    return "there are epochs twice or out of order"
 
 
 def _read_history(path):

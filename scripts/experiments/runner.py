@@ -12,19 +12,24 @@ import math
 import os
 import pathlib
 import queue
-import re
 import signal
 import subprocess
 import sys
 import threading
 import time
-import zipfile
 
 try:
     import fcntl
 except ImportError:  # Windows: sweeps must not share a directory there.
     fcntl = None
 
+from experiments.run_state import (
+    failure,
+    is_finished,
+    is_of_another_command,
+    last_result,
+    last_words,
+)
 from experiments.sweep_file import SweepError
 
 TRAIN = ("-m", "diffstride.train")
@@ -33,32 +38,9 @@ TRAIN = ("-m", "diffstride.train")
 ASKED_TO_STOP = (128 + signal.SIGTERM, -signal.SIGTERM)
 
 
-def is_finished(directory):
-    """Whether the trainer saved the trained model, which it does at the end."""
-    return zipfile.is_zipfile(pathlib.Path(directory) / "model.keras")
-
-
-def bindings(command):
-    """What a command says beside where the run is."""
-    return [part for part in command if not part.startswith("--workdir=")]
-
-
-def is_of_another_command(run, workdir):
-    """Whether a directory holds a run of other files or bindings."""
-    path = workdir / run.name / "sweep.json"
-    if not path.exists():
-        return False
-
-    try:
-        before = json.loads(path.read_text())["command"]
-    except (ValueError, KeyError, TypeError):
-        return False  # Half a file, of a sweep that was killed.
-    return bindings(before) != bindings(run.command(workdir))
-
-
 def train(
     directory,
-    command,
+    description,
     train=TRAIN,
     wait=False,
     environment=(),
@@ -68,17 +50,19 @@ def train(
 
     Args:
         directory: of the run.
-        command: arguments of the training binary.
+        description: dict, the run's `sweep.json`, with the `command`: arguments
+            of the training binary.
         train: arguments of Python before them.
         wait: whether to wait where another process makes the same run.
         environment: dict, added to the environment of the process.
         launch: function that starts the process.
 
     Returns:
-        The exit code, or None where another process makes the run.
+        The exit code; None where another process makes the run; or a text that
+        says why it cannot be made.
     """
     directory = pathlib.Path(directory)
-    failure = directory / "failure.json"
+    command = description["command"]
     with open(directory / "lock", "a") as lock:
         if fcntl:
             try:
@@ -87,10 +71,15 @@ def train(
                 )
             except BlockingIOError:
                 return None
+        # Only now, as another sweep may have begun it a moment ago.
+        if is_of_another_command(directory, command):
+            return "of another command; see its sweep.json"
         if is_finished(directory):
             return 0
-        failure.unlink(missing_ok=True)
+        (directory / "sweep.json").write_text(json.dumps(description))
+        (directory / "failure.json").unlink(missing_ok=True)
         with open(directory / "log.txt", "ab") as log:
+            start = log.tell()
             process = launch(
                 [sys.executable, *train, *command],
                 stdout=log,
@@ -109,24 +98,13 @@ def train(
             process.terminate()
             process.wait()
             raise
-        if code not in (0, *ASKED_TO_STOP):
-            failure.write_text(
-                json.dumps({"code": code, "error": last_words(directory)})
+        succeeded = code == 0 and is_finished(directory)
+        if not succeeded and code not in ASKED_TO_STOP:
+            words = last_words(directory / "log.txt", start)
+            (directory / "failure.json").write_text(
+                json.dumps({"code": code, "error": words})
             )
         return code
-
-
-def last_words(directory):
-    """The last line of a run's log that says something."""
-    try:
-        with open(pathlib.Path(directory) / "log.txt", "rb") as log:
-            log.seek(max(0, os.fstat(log.fileno()).st_size - 10_000))
-            lines = log.read().decode(errors="replace").splitlines()
-    except OSError:
-        return ""
-    lines = [line.strip() for line in lines if line.strip()]
-    errors = [line for line in lines if re.match(r"[\w.]*(Error|Exit)\b", line)]
-    return [*lines, *errors][-1] if lines else ""
 
 
 class Local:
@@ -151,7 +129,7 @@ class Local:
     def has_room(self):
         return self.running < self.parallel
 
-    def start(self, run, directory, command, wait):
+    def start(self, run, directory, description, wait, say):
         self.running += 1
         gpu = self._gpus.pop(0) if self._gpus else None
         environment = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
@@ -162,12 +140,18 @@ class Local:
                     raise InterruptedError("The sweep stops")
                 process = subprocess.Popen(*args, **kwargs)
                 self._processes[run] = process
+                say("starts")
                 return process
 
         def make():
             try:
                 code = train(
-                    directory, command, self._train, wait, environment, launch
+                    directory,
+                    description,
+                    self._train,
+                    wait,
+                    environment,
+                    launch,
                 )
             except OSError as error:
                 code = str(error)
@@ -215,8 +199,10 @@ class Ray:
         if gpus is None:
             gpus = min(1, ray.cluster_resources().get("GPU", 0))
         # The nodes need not have these scripts.
-        for module in ("experiments.runner", "experiments.sweep_file"):
-            ray.cloudpickle.register_pickle_by_value(sys.modules[module])
+        for module in ("runner", "run_state", "sweep_file"):
+            ray.cloudpickle.register_pickle_by_value(
+                sys.modules[f"experiments.{module}"]
+            )
         # A run goes on where it was when its node was lost.
         self._remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=3)(
             train
@@ -231,11 +217,17 @@ class Ray:
     def has_room(self):
         return True  # Ray has a queue of its own.
 
-    def start(self, run, directory, command, wait):
+    def start(self, run, directory, description, wait, say):
+        names = {"KERAS_BACKEND"} & set(os.environ)
         reference = self._remote.remote(
-            str(directory), command, self._train, wait
+            str(directory),
+            description,
+            self._train,
+            wait,
+            {name: os.environ[name] for name in names},
         )
         self._references[reference] = run
+        say("queued")
 
     def next_ended(self):
         [reference], _ = self._ray.wait(list(self._references))
@@ -275,10 +267,10 @@ def make_runs(runs, workdir, executor, say=print):
     }
     failed, pending = {}, collections.deque()
     for run in runs:
-        if is_of_another_command(run, workdir):
-            failed[run] = f"{workdir / run.name} is of another command"
-            say(f"{heads[run]}: of another command; see its sweep.json")
-        elif is_finished(workdir / run.name):
+        directory = workdir / run.name
+        if is_finished(directory) and not is_of_another_command(
+            directory, run.command(workdir)
+        ):
             say(f"{heads[run]}: finished before")
         else:
             pending.append((run, False))
@@ -290,14 +282,14 @@ def make_runs(runs, workdir, executor, say=print):
                     run, wait = pending.popleft()
                     directory = workdir / run.name
                     directory.mkdir(parents=True, exist_ok=True)
-                    (directory / "sweep.json").write_text(
-                        json.dumps(run.description(workdir))
-                    )
-                    executor.start(run, directory, run.command(workdir), wait)
-                    say(
-                        f"{heads[run]}: waiting"
-                        if wait
-                        else f"{heads[run]}: starts"
+                    if wait:
+                        say(f"{heads[run]}: waiting")
+                    executor.start(
+                        run,
+                        directory,
+                        run.description(workdir),
+                        wait,
+                        lambda word, head=heads[run]: say(f"{head}: {word}"),
                     )
                 run, code = executor.next_ended()
                 if code is None:
@@ -308,10 +300,11 @@ def make_runs(runs, workdir, executor, say=print):
                 directory = workdir / run.name
                 if code == 0 and is_finished(directory):
                     outcome = last_result(directory)
+                elif isinstance(code, str):
+                    failed[run] = outcome = code
                 else:
-                    words = last_words(directory)
-                    failed[run] = f"exit code {code}: {words}"
-                    outcome = f"failed with {code}; see {directory / 'log.txt'}"
+                    failed[run] = failure(directory) or "asked to stop"
+                    outcome = f"{failed[run]}; see {directory / 'log.txt'}"
                 say(f"{heads[run]}: {outcome}{_progress(made, total, start)}")
     except KeyboardInterrupt:
         say("Stopping: runs save a checkpoint. The same command goes on.")
@@ -350,14 +343,3 @@ def duration(seconds):
     if seconds < 90 * 60:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"
-
-
-def last_result(directory):
-    """The final metrics on the test split, from the history."""
-    lines = (directory / "history.jsonl").read_text().splitlines()
-    row = json.loads(lines[-1])
-    return ", ".join(
-        f"{name} {value:.4f}"
-        for name, value in row.items()
-        if name.startswith("val_")
-    )
