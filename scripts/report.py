@@ -30,15 +30,30 @@ from experiments import formats, page, tables
 from experiments.run_folder import read_folder
 from experiments.sweep_file import SweepError
 
+# Names that figures have.
+FIGURES = (
+    "strides_by_epoch",
+    "learned_strides",
+    "cutoffs",
+    "accuracy_against_cost",
+    "diffres",
+    "accuracy_against_frames",
+)
+
 
 def make_tables(folder, metrics, rows=None, columns=None):
     """The tables of a report: one for each metric, then all there is."""
     made = []
     section = folder.sweep.report if folder.sweep else {}
     published = folder.sweep.published if folder.sweep else {}
-    columns = columns or section.get("columns") or published.get("columns")
-    rows = rows or section.get("rows")
-    rows = [rows] if isinstance(rows, str) else rows
+    # What is asked for goes before what the file says.
+    usual = section.get("columns") or published.get("columns")
+    if not columns and usual not in (rows or []):
+        columns = usual
+    usual = section.get("rows", [])
+    usual = [usual] if isinstance(usual, str) else usual
+    if not rows and columns not in usual:
+        rows = usual
     if rows or columns or len(folder.axes) > 1:
         made += [tables.pivot(folder, m, rows, columns) for m in metrics]
     made.append(tables.configurations(folder, metrics))
@@ -53,20 +68,39 @@ def choose_metrics(folder, names=(), scale=None, decimals=None):
     if not names and published.get("metric"):
         names = [published["metric"]]
     names = names or tables.default_metrics(folder.runs)
-    return [tables.find_metric(name, scale, decimals) for name in names]
+    metrics = [tables.find_metric(name, scale, decimals) for name in names]
+    for metric in metrics:
+        if all(run.value(metric.name) is None for run in folder.runs):
+            row = folder.runs[0].history[-1]
+            known = sorted(n for n in row if not isinstance(row[n], dict))
+            raise SweepError(
+                f"The runs have no metric '{metric.name}'; they have {known}"
+            )
+    return metrics
+
+
+def metric_of_figures(folder, metrics):
+    """The first metric that is no cost."""
+    for metric in metrics:
+        if metric.name not in tables.COSTS:
+            return metric
+    return tables.find_metric(tables.default_metrics(folder.runs)[0])
 
 
 def write_report(folder, metrics, made, output):
     """Writes all files of a report; returns the path of the page."""
     output.mkdir(parents=True, exist_ok=True)
+    _remove_earlier(output)
     drawings = []
     try:
         from experiments import figures
+        from experiments.drawing import save
     except ImportError:
         print("No figures without matplotlib: pip install 'diffstride[plot]'")
     else:
-        for drawing in figures.draw_all(folder, metrics[0]):
-            _, path = figures.save(drawing, output)
+        metric = metric_of_figures(folder, metrics)
+        for drawing in figures.draw_all(folder, metric):
+            _, path = save(drawing, output)
             drawings.append((drawing, path))
     for index, table in enumerate(made):
         path = output / f"table{index + 1}.csv"
@@ -76,6 +110,15 @@ def write_report(folder, metrics, made, output):
     path = output / "index.html"
     path.write_text(page.make_page(folder, made, drawings))
     return path
+
+
+def _remove_earlier(output):
+    """Removes an earlier report, which may have had more tables and figures."""
+    for path in output.glob("table[0-9]*.csv"):
+        path.unlink()
+    for name in FIGURES:
+        for ending in ("png", "svg"):
+            (output / f"{name}.{ending}").unlink(missing_ok=True)
 
 
 def to_markdown(folder, made):
@@ -112,6 +155,8 @@ def main():
     parser.add_argument("--scale", type=float, help="factor of the metrics")
     parser.add_argument("--decimals", type=int, help="of the metrics")
     args = parser.parse_args()
+    if args.decimals is not None and args.decimals < 0:
+        parser.error(f"--decimals must be 0 or more, not {args.decimals}")
     try:
         folder = read_folder(args.directory)
         if not folder.runs:

@@ -109,6 +109,8 @@ def main():
         )
     args = parser.parse_args()
     if args.command == "map":
+        if args.size < 1:
+            parser.error(f"--size must be 1 or more, not {args.size}")
         print_map(args.size, args.strides, args.smoothness_factors)
     else:
         print_model(args.model, args.strides, args.smoothness_factors)

@@ -52,11 +52,11 @@ def write_run(directory, description, rows, config=(), finished=True):
         zipfile.ZipFile(directory / "model.keras", "w").close()
 
 
-def make_history(rng, learned, **more):
+def make_history(rng, learned, blocks=(1, 2), **more):
     """Epochs of noise, with strides of two layers where they are learned."""
     rows = []
     for epoch in range(1, 4):
-        names = ("block1_pooling", "block2_pooling") if learned else ()
+        names = [f"block{index}_pooling" for index in blocks if learned]
         strides = {name: rng.uniform(1, 4, 2).tolist() for name in names}
         rows.append(
             {
@@ -144,6 +144,17 @@ def test_means_and_deviations(folder):
     assert bold == f"{means[best]:.2f}"
     assert "(91.25 ± 0.2)" in line and "(92.5)" in line
     assert "In brackets: Table 9." in text
+    # Turned over, the table has the same numbers.
+    turned, _ = report.make_tables(read, metrics, columns="strides")
+    assert {
+        (row, column): cell["published"]
+        for (column, row), cell in read_csv(turned).items()
+        if column != "mean of all"
+    } == {
+        key: cell["published"]
+        for key, cell in cells.items()
+        if key[0] != "mean of all"
+    }
 
 
 def test_lower_is_better_for_losses_and_ties_are_both_best():
@@ -176,17 +187,22 @@ def test_complexity_and_strides(folder):
 
 
 def test_files_of_a_report(folder, monkeypatch, capsys):
+    output = folder / "report"
+    output.mkdir()
+    # Of an earlier report, but for one.
+    for name in ("table9.csv", "cutoffs.svg", "table_of_mine.csv"):
+        (output / name).touch()
     monkeypatch.setattr(sys, "argv", ["report.py", str(folder)])
     report.main()
     printed = capsys.readouterr().out
     assert "12 of 12 runs of the sweep are finished" in printed
-    output = folder / "report"
     written = {path.name for path in output.iterdir()}
     figures = ("strides_by_epoch", "learned_strides", "accuracy_against_cost")
     assert written == {
         "index.html",
         "report.md",
         "runs.csv",
+        "table_of_mine.csv",
         "table1.csv",
         "table2.csv",
         *(f"{name}.{end}" for name in figures for end in ("png", "svg")),
@@ -200,6 +216,8 @@ def test_files_of_a_report(folder, monkeypatch, capsys):
     sources = re.findall(r'(?:src|href)="([^"]{5})', page)
     assert sources == ["data:"] * len(figures)
     assert "<script" not in page
+    assert '[published.values]\n"1-2-3"' in html.unescape(page)
+    assert page.count('<div class="scroll"><img') == len(figures)
     assert "What is asked." in page
     assert "python -m diffstride.train --gin_file=a.gin" in page
     checker = html.parser.HTMLParser()
@@ -309,11 +327,19 @@ def test_a_sweep_without_its_file_and_runs_made_by_hand(folder, tmp_path):
 
 def test_errors_name_the_culprit(folder, monkeypatch, tmp_path):
     read = read_folder(folder)
-    metrics = [tables.find_metric("f1")]
     with pytest.raises(sweep_file.SweepError, match="no metric 'f1'"):
-        report.make_tables(read, metrics)
-    with pytest.raises(sweep_file.SweepError, match="no axis 'ramp'"):
-        tables.pivot(read, tables.find_metric("macs"), columns="ramp")
+        report.choose_metrics(read, ["macs", "f1"])
+    macs = tables.find_metric("macs")
+    for rows, columns, message in (
+        (None, "ramp", "no axis 'ramp'"),
+        (["method"], "method", "'method' must be of rows or of columns"),
+        (["method", "strides"], None, "one must be of columns"),
+    ):
+        with pytest.raises(sweep_file.SweepError, match=message):
+            tables.pivot(read, macs, rows, columns)
+    monkeypatch.setattr(sys, "argv", ["report.py", "x", "--decimals=-1"])
+    with pytest.raises(SystemExit, match="2"):
+        report.main()
     with pytest.raises(sweep_file.SweepError, match="no directory"):
         read_folder(folder / "none")
     (tmp_path / "empty").mkdir()
@@ -321,6 +347,96 @@ def test_errors_name_the_culprit(folder, monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", argv)
     with pytest.raises(SystemExit, match="no finished run"):
         report.main()
+
+
+def test_what_is_asked_for_goes_before_what_the_file_says(folder):
+    text = SWEEP + "[report]\nrows = ['strides']\ncolumns = 'method'\n"
+    (folder / "sweep.toml").write_text(text)
+    read = read_folder(folder)
+    metrics = report.choose_metrics(read)
+    for arguments, corner in (
+        ({}, "strides"),
+        ({"columns": "strides"}, "method"),
+        ({"rows": ["method"]}, "method"),
+    ):
+        assert (
+            report.make_tables(read, metrics, **arguments)[0].corner == corner
+        )
+
+
+def test_names_that_are_empty_or_have_bars(tmp_path):
+    [row] = make_history(np.random.default_rng(0), learned=False)[:1]
+    (tmp_path / "sweep.toml").write_text("config = []\nseeds = [1]")
+    write_run(tmp_path / "seed=1", {"choices": {}, "seed": 1}, [row])
+    read = read_folder(tmp_path)
+    [made] = report.make_tables(read, report.choose_metrics(read))
+    assert list(made.rows) == [tmp_path.name]
+    table = tables.Table("t", "run", ["x"], {"a|b": [tables.Cell([1.0])]}, 1)
+    assert "\n| a\\|b | 1.0 |" in formats.to_markdown(table)
+
+
+def test_a_layer_has_its_color_in_all_configurations(tmp_path):
+    from experiments import figures
+
+    rng = np.random.default_rng(0)
+    for name, blocks in (("a", (1, 2)), ("b", (3, 2))):
+        rows = make_history(rng, True, blocks)
+        write_run(tmp_path / name, {"choices": {"x": name}, "seed": 1}, rows)
+    read = read_folder(tmp_path)
+    metric = tables.find_metric("val_accuracy")
+    drawn = {d.name: d.figure for d in figures.draw_all(read, metric)}
+    for name in ("strides_by_epoch", "learned_strides"):
+        [legend] = drawn[name].legends
+        labels = [text.get_text() for text in legend.get_texts()]
+        layers = [f"block{index}_pooling" for index in (1, 2, 3)]
+        assert labels[:3] == layers
+    colors = dict(zip(layers, ("C0", "C1", "C2"), strict=True))
+    for name, panel in zip("ab", drawn["strides_by_epoch"].axes, strict=True):
+        for layer, strides in last_rows(tmp_path, name)[0]["strides"].items():
+            [line] = [
+                line
+                for line in panel.lines
+                if line.get_ydata()[-1] == strides[0]
+            ]
+            assert line.get_color() == colors[layer]
+
+
+def test_figures_show_a_quality_even_where_a_cost_is_asked_for(folder):
+    from experiments import figures
+
+    read = read_folder(folder)
+    for names, words in (
+        (["macs"], "Test accuracy"),
+        (["macs", "val_loss"], "Test loss"),
+    ):
+        asked = report.choose_metrics(read, names)
+        metric = report.metric_of_figures(read, asked)
+        drawn = figures.draw_all(read, metric)
+        assert {d.name for d in drawn} <= set(report.FIGURES)
+        [drawing] = [d for d in drawn if d.name == "accuracy_against_cost"]
+        assert drawing.caption.startswith(f"{words} against the complexity J")
+        label = drawing.figure.axes[0].get_ylabel()
+        assert label == words[0].lower() + words[1:] + (
+            ", %" if "accuracy" in label else ""
+        )
+
+
+@pytest.mark.parametrize("last", [1.02, 1.3, 4.0, 500.0])
+def test_logarithmic_axes_have_numbers(last):
+    from experiments import drawing
+
+    figure = drawing.new_figure(4, 3)
+    panel = figure.subplots()
+    panel.plot([1.01, last], [1, 2], "o")
+    drawing.logarithmic(panel.xaxis)
+    figure.canvas.draw()
+    low, high = panel.get_xlim()
+    shown = [
+        tick.label1.get_text()
+        for tick in panel.xaxis.get_major_ticks()
+        if low <= tick.get_loc() <= high
+    ]
+    assert len(set(filter(None, shown))) == len(shown) >= 3
 
 
 def test_spectrograms(tmp_path):
@@ -363,7 +479,15 @@ def test_spectrograms(tmp_path):
 
     metric = tables.find_metric("val_accuracy")
     drawn = {d.name: d.figure for d in figures.draw_all(read, metric)}
-    assert {"diffres", "accuracy_against_frames"} < set(drawn)
+    assert (
+        {"diffres", "accuracy_against_frames"} < set(drawn) <= {*report.FIGURES}
+    )
+    for panel, passed in zip(
+        drawn["cutoffs"].axes, (hertz, cycles), strict=True
+    ):
+        marks = panel.lines[0]
+        assert list(marks.get_xdata()) == [0, 0]
+        assert marks.get_ydata() == pytest.approx(passed)
     activeness, _ = drawn["diffres"].axes
     curves = [line.get_ydata() for line in activeness.lines]
     histories = [

@@ -1,27 +1,13 @@
 """Figures of the papers, drawn from finished runs where they have the data."""
 
-import math
 import statistics
-import typing
 
-import matplotlib
-from matplotlib import ticker
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
-MOST_PANELS = 24
-AXIS_STYLES = ("-", "--", ":")
-AXIS_MARKERS = ("o", "x", "^")
-# The same numbers make the same file.
-matplotlib.rcParams["svg.hashsalt"] = "diffstride"
-
-
-class Drawing(typing.NamedTuple):
-    """A figure, the name of its files, and what to know to read it."""
-
-    name: str
-    figure: Figure
-    caption: str
+from experiments.drawing import Drawing, logarithmic, new_figure
+from experiments.stride_figures import (
+    cutoffs,
+    learned_strides,
+    strides_by_epoch,
+)
 
 
 def draw_all(folder, metric):
@@ -29,12 +15,9 @@ def draw_all(folder, metric):
 
     Args:
         folder: `RunFolder`.
-        metric: `Metric` of the accuracy.
+        metric: `Metric` of the accuracy, or of another quality.
     """
-    groups = {
-        ", ".join(labels): runs
-        for labels, runs in folder.configurations().items()
-    }
+    groups = folder.configurations()
     learned = {
         name: runs
         for name, runs in groups.items()
@@ -43,136 +26,12 @@ def draw_all(folder, metric):
     drawings = [
         learned and strides_by_epoch(learned),
         learned and learned_strides(learned),
+        cutoffs(groups),
         accuracy_against_cost(folder, metric),
         diffres_curves(groups),
         accuracy_against_frames(folder, metric),
     ]
     return [drawing for drawing in drawings if drawing]
-
-
-def save(drawing, directory):
-    """Writes a figure as PNG and SVG; returns the paths."""
-    paths = [directory / f"{drawing.name}.{end}" for end in ("png", "svg")]
-    drawing.figure.savefig(paths[0], dpi=150)
-    drawing.figure.savefig(paths[1], metadata={"Date": None})
-    return paths
-
-
-def strides_by_epoch(groups):
-    """Figure 3a: the strides of every layer, a panel for each configuration."""
-    shown = dict(list(groups.items())[:MOST_PANELS])
-    figure, panels = _panels(len(shown))
-    for (name, runs), panel in zip(shown.items(), panels, strict=False):
-        for run in runs:
-            start = 1 if run.strides_after(0) is None else 0
-            epochs = range(start, len(run.history) + 1)
-            rows = [run.strides_after(epoch) for epoch in epochs]
-            for index, layer in enumerate(rows[0]):
-                for axis, style in zip(
-                    range(len(rows[0][layer])), AXIS_STYLES, strict=False
-                ):
-                    panel.plot(
-                        epochs,
-                        [row[layer][axis] for row in rows],
-                        style,
-                        color=f"C{index % 10}",
-                        alpha=1 if len(runs) == 1 else 0.6,
-                        linewidth=1,
-                        label=layer if run is runs[0] and axis == 0 else None,
-                    )
-        panel.set_title(name, fontsize="small")
-        panel.grid(alpha=0.3)
-        panel.tick_params(labelbottom=True)
-    figure.supxlabel("epoch")
-    figure.supylabel("stride")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside upper center", ncols=4, fontsize="small"
-    )
-    caption = (
-        "Strides by epoch (Figure 3a of Riad et al., 2022): a line for each "
-        "seed and axis; the first axis, height or time, is drawn through, the "
-        "second dashed."
-    )
-    if len(shown) < len(groups):
-        caption += f" The first {len(shown)} of {len(groups)} configurations."
-    return Drawing("strides_by_epoch", figure, caption)
-
-
-def learned_strides(groups):
-    """Figures 3b, 3c, A.1 and A.2: where strides end, by configuration."""
-    figure = _figure(max(6.0, 1.6 + 0.55 * len(groups)), 6.5)
-    strides_panel, total_panel = figure.subplots(2, sharex=True)
-    layers = next(iter(groups.values()))[0].learned
-    for position, runs in enumerate(groups.values()):
-        initial = runs[0].strides_after(0)
-        for index, layer in enumerate(runs[0].learned):
-            offset = 0.7 * ((index + 0.5) / len(runs[0].learned) - 0.5)
-            _scatter(
-                strides_panel,
-                position + offset,
-                [run.learned[layer] for run in runs],
-                initial and initial[layer],
-                f"C{index % 10}",
-                0.3 / len(runs[0].learned),
-            )
-        _scatter(
-            total_panel,
-            position,
-            [_products(run.learned) for run in runs],
-            initial and _products(initial),
-            "black",
-            0.2,
-        )
-    for index, layer in enumerate(layers):
-        strides_panel.plot([], [], "s", color=f"C{index % 10}", label=layer)
-    for axis, marker in enumerate(AXIS_MARKERS[: len(_products(layers))]):
-        total_panel.plot(
-            [], [], marker, color="black", label=_axis_name(axis, layers)
-        )
-    total_panel.plot([], [], "-", color="gray", label="at the start")
-    for panel in (strides_panel, total_panel):
-        panel.grid(alpha=0.3)
-    figure.legend(loc="outside upper center", fontsize="x-small", ncols=3)
-    _logarithmic(total_panel.yaxis)
-    strides_panel.set_ylabel("stride")
-    total_panel.set_ylabel("global striding factor")
-    total_panel.set_xticks(
-        range(len(groups)), groups, rotation=45, ha="right", fontsize="small"
-    )
-    return Drawing(
-        "learned_strides",
-        figure,
-        "Learned strides of each layer, and the global striding factor, their "
-        "product over the layers, for each axis (Figures 3b, 3c, A.1 and A.2 "
-        "of Riad et al., 2022): a mark for each seed; lines are initial "
-        "values.",
-    )
-
-
-def _scatter(panel, position, by_run, initial, color, width):
-    for axis, marker in zip(range(len(by_run[0])), AXIS_MARKERS, strict=False):
-        panel.plot(
-            [position] * len(by_run),
-            [values[axis] for values in by_run],
-            marker,
-            color=color,
-            markersize=4,
-            alpha=0.8,
-            fillstyle="none",
-        )
-    for value in set(initial or ()):
-        panel.hlines(value, position - width, position + width, "gray")
-
-
-def _products(strides):
-    """The product over layers of the strides of each axis."""
-    return [math.prod(axis) for axis in zip(*strides.values(), strict=True)]
-
-
-def _axis_name(axis, layers):
-    rank = len(_products(layers))
-    return ("height or time", "width or frequency")[axis] if rank == 2 else axis
 
 
 def accuracy_against_cost(folder, metric):
@@ -188,7 +47,7 @@ def accuracy_against_cost(folder, metric):
     ]
     if not costs or _lacks(folder, metric):
         return None
-    figure = _figure(4.6 * len(costs), 4.2)
+    figure = new_figure(4.6 * len(costs), 4.2)
     panels = figure.subplots(1, len(costs), squeeze=False, sharey=True)[0]
     axis = _main_axis(folder)
     for panel, (name, title, scale) in zip(panels, costs, strict=True):
@@ -210,7 +69,7 @@ def accuracy_against_cost(folder, metric):
                 linewidth=1,
                 label=series,
             )
-        _logarithmic(panel.xaxis)
+        logarithmic(panel.xaxis)
         panel.set_xlabel(title)
         panel.grid(alpha=0.3, which="both")
     panels[0].set_ylabel(metric.title)
@@ -221,10 +80,10 @@ def accuracy_against_cost(folder, metric):
     return Drawing(
         "accuracy_against_cost",
         figure,
-        "Accuracy against the complexity J of the strides (Figure 4 of Riad "
-        "et al., 2022) and against operations counted at the actual sizes. A "
-        "point for each configuration: mean and sd over seeds. J leaves out "
-        "the margins of the windows; operations do not.",
+        f"{_words(metric)} against the complexity J of the strides (Figure 4 "
+        "of Riad et al., 2022) and against operations counted at the actual "
+        "sizes. A point for each configuration: mean and sd over seeds. J "
+        "leaves out the margins of the windows; operations do not.",
     )
 
 
@@ -237,7 +96,7 @@ def diffres_curves(groups):
     }
     if not groups:
         return None
-    figure = _figure(9, 3.8)
+    figure = new_figure(9, 3.8)
     names = ("activeness", "guide_loss")
     for panel, key in zip(figure.subplots(1, 2), names, strict=True):
         for name, runs in groups.items():
@@ -267,7 +126,7 @@ def accuracy_against_frames(folder, metric):
     rates = {run.frames_per_second for run in folder.runs}
     if None in rates or len(rates) < 2 or _lacks(folder, metric):
         return None
-    figure = _figure(5.5, 4)
+    figure = new_figure(5.5, 4)
     panel = figure.subplots()
     for series, points in _series(folder, _main_axis(folder, rates)).items():
         accuracies = {}
@@ -287,9 +146,13 @@ def accuracy_against_frames(folder, metric):
     return Drawing(
         "accuracy_against_frames",
         figure,
-        "Accuracy against the frames per second that are left for the "
-        "classifier: mean and sd over the runs.",
+        f"{_words(metric)} against the frames per second that are left for "
+        "the classifier: mean and sd over the runs.",
     )
+
+
+def _words(metric):
+    return metric.words[0].upper() + metric.words[1:]
 
 
 def _lacks(folder, metric):
@@ -333,29 +196,3 @@ def _means_and_bars(pairs):
         list(map(deviation, ys)),
         list(map(deviation, xs)),
     )
-
-
-def _logarithmic(axis):
-    """A logarithmic axis with numbers that one can read."""
-    getattr(axis.axes, f"set_{axis.axis_name}scale")("log")
-    axis.set_major_locator(ticker.LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
-    axis.set_major_formatter(ticker.FuncFormatter(lambda x, _: f"{x:g}"))
-    axis.set_minor_formatter(ticker.NullFormatter())
-
-
-def _figure(width, height):
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _panels(count):
-    columns = min(count, 4) if count != 5 else 3
-    rows = math.ceil(count / columns)
-    figure = _figure(max(5.0, 2.8 * columns), 1.0 + 2.2 * rows)
-    panels = figure.subplots(
-        rows, columns, squeeze=False, sharex=True, sharey=True
-    ).ravel()
-    for panel in panels[count:]:
-        panel.set_visible(False)
-    return figure, panels

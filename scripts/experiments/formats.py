@@ -5,11 +5,13 @@ import io
 
 from experiments.tables import mean_strides
 
+BAR = r"\|"
+
 
 def to_markdown(table):
     """A table for a README."""
     lines = [
-        "| " + " | ".join([table.corner, *table.columns]) + " |",
+        _line([table.corner, *table.columns]),
         "|---" * (len(table.columns) + 1) + "|",
     ]
     for name, cells in table.rows.items():
@@ -20,8 +22,12 @@ def to_markdown(table):
             if name != "mean of all" and table.count(cell):
                 more.append(f"[{table.count(cell)}]")
             texts.append(" ".join([text, *more]).strip())
-        lines.append("| " + " | ".join([name, *texts]) + " |")
+        lines.append(_line([name, *texts]))
     return "\n".join([f"{table.title}", "", *lines, "", table.note])
+
+
+def _line(texts):
+    return f"| {' | '.join(text.replace('|', BAR) for text in texts)} |"
 
 
 def to_csv(table):

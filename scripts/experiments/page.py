@@ -9,6 +9,7 @@ import html
 
 from experiments.sweep_file import shell_command
 
+PIXELS_PER_INCH = 64
 STYLE = """
 :root { color-scheme: light; }
 body { font: 16px/1.5 system-ui, sans-serif; color: #1c1c1c; margin: 0 auto;
@@ -43,7 +44,7 @@ h2::first-letter { text-transform: uppercase; }
   th, td { padding: 0.15rem 0.3rem; }
   td { white-space: normal; }
   figure, tr { break-inside: avoid; }
-  figure img { max-height: 10cm; }
+  figure img { max-height: 10cm; min-width: 0 !important; }
   h2 { break-after: avoid; }
 }
 """
@@ -63,7 +64,7 @@ def make_page(folder, tables, drawings):
         parts.append(f"<pre>{_escape(folder.sweep.header)}</pre>")
     parts += [_table(table) for table in tables]
     parts += [_figure(drawing, path) for drawing, path in drawings]
-    parts += [_commands(folder), _configuration(folder)]
+    parts += [_commands(folder), _sweep_file(folder), _configuration(folder)]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -139,9 +140,12 @@ def _table(table):
 def _figure(drawing, path):
     image = base64.b64encode(path.read_bytes()).decode()
     caption = _escape(drawing.caption)
+    # Below this width its words could not be read.
+    width = round(PIXELS_PER_INCH * drawing.figure.get_figwidth())
     return (
-        f'<figure><img alt="{caption}" '
-        f'src="data:image/svg+xml;base64,{image}">'
+        f'<figure><div class="scroll"><img alt="{caption}" '
+        f'style="min-width: {width}px" '
+        f'src="data:image/svg+xml;base64,{image}"></div>'
         f'<figcaption class="aside">{caption}</figcaption></figure>'
     )
 
@@ -158,6 +162,15 @@ def _commands(folder):
     return (
         "<section><h2>Commands</h2><p>One run of each configuration; the other "
         f"seeds differ in <code>--seed</code>.</p><pre>{text}</pre></section>"
+    )
+
+
+def _sweep_file(folder):
+    if folder.sweep is None:
+        return ""
+    return (
+        "<section><h2>Sweep file</h2><details><summary>What was asked for"
+        f"</summary><pre>{_escape(folder.sweep.text)}</pre></details></section>"
     )
 
 

@@ -183,9 +183,13 @@ class RunFolder:
         """Runs that differ in nothing but their seeds, by their labels."""
         groups = {}
         for run in self.runs:
-            labels = tuple(run.choices[axis] for axis in self.axes)
-            groups.setdefault(labels, []).append(run)
+            groups.setdefault(self.row(run, self.axes), []).append(run)
         return groups
+
+    def row(self, run, axes):
+        """The name of a run's row, from its choices on some axes."""
+        labels = [run.choices[axis] for axis in axes]
+        return ", ".join(labels) or self.path.resolve().name
 
 
 def read_folder(path):

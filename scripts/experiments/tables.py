@@ -7,6 +7,7 @@ import typing
 from experiments.sweep_file import SweepError
 
 PLUS_MINUS = " ± "
+COSTS = ("macs", "complexity", "total_seconds")
 
 
 class Metric(typing.NamedTuple):
@@ -17,6 +18,11 @@ class Metric(typing.NamedTuple):
     scale: float = 1.0
     decimals: int = 3
     lower_is_better: bool = False
+
+    @property
+    def words(self):
+        """The title without a unit."""
+        return self.title.partition(",")[0]
 
 
 def find_metric(name, scale=None, decimals=None):
@@ -125,36 +131,26 @@ def pivot(folder, metric, rows=None, columns=None):
         columns: name of an axis. Defaults to the last one.
     """
     axes = list(folder.axes)
-    columns = columns or axes[-1]
-    rows = rows or [axis for axis in axes if axis != columns]
-    for axis in (*rows, columns):
-        if axis not in axes:
-            raise SweepError(f"The sweep has no axis '{axis}'; it has {axes}")
-    if not any(run.value(metric.name) is not None for run in folder.runs):
-        row = folder.runs[0].history[-1]
-        names = sorted(n for n in row if not isinstance(row[n], dict))
-        raise SweepError(
-            f"The runs have no metric '{metric.name}'; they have {names}"
-        )
+    rows, columns = _layout(axes, rows, columns)
     published = _published(folder, metric, rows, columns)
     decimals = metric.decimals
     for text in published.values():
         decimals = max(decimals, _decimals(text))
     cells = {}
     for run in folder.runs:
-        row = tuple(run.choices[axis] for axis in rows)
-        cell = cells.setdefault((row, run.choices[columns]), Cell())
+        key = folder.row(run, rows), run.choices[columns]
+        cell = cells.setdefault(key, Cell())
         value = run.value(metric.name)
         if value is not None:
             cell.values.append(metric.scale * value)
-    for row, column in published:
-        cells.setdefault((row, column), Cell())
+    for key in published:
+        cells.setdefault(key, Cell())
     for key, cell in cells.items():
         cell.decimals, cell.published = decimals, published.get(key, "")
     column_names = _ordered(folder, columns, [key[1] for key in cells])
     table = {}
     for row in dict.fromkeys(key[0] for key in cells):
-        table[", ".join(row)] = [
+        table[row] = [
             cells.get((row, column), Cell()) for column in column_names
         ]
     # What is compared are methods, wherever they stand.
@@ -188,6 +184,21 @@ def pivot(folder, metric, rows=None, columns=None):
     )
 
 
+def _layout(axes, rows, columns):
+    """The axes of the rows and that of the columns, asked for or not."""
+    asked = [*(rows or []), *([columns] if columns else [])]
+    for axis in asked:
+        if axis not in axes:
+            raise SweepError(f"The sweep has no axis '{axis}'; it has {axes}")
+        if asked.count(axis) > 1:
+            raise SweepError(f"The axis '{axis}' must be of rows or of columns")
+    rest = [axis for axis in axes if axis not in asked]
+    if not columns and not rest:
+        raise SweepError("All axes are of rows; one must be of columns")
+    columns = columns or rest[-1]
+    return rows or [axis for axis in axes if axis != columns], columns
+
+
 def _usual(folder, axes, counts):
     """How many runs the sweep has for each choice of some axes."""
     if folder.sweep is None:
@@ -207,19 +218,21 @@ def _means_over(count, what):
 
 def _published(folder, metric, rows, columns):
     """Published numbers, by labels of row and column."""
-    if folder.sweep is None or len(rows) != 1:
+    section = folder.sweep.published if folder.sweep else {}
+    axes = [section.get("rows"), section.get("columns")]
+    if section.get("metric") != metric.name or len(rows) != 1:
         return {}
-    section = folder.sweep.published
-    asked = (metric.name, rows[0], columns)
-    names = [section.get(key) for key in ("metric", "rows", "columns")]
-    if tuple(names) != asked:
+    if axes not in ([*rows, columns], [columns, *rows]):
         return {}
-    labels = [choice.label for choice in folder.sweep.axes[columns]]
-    return {
-        ((row,), column): text
-        for row, texts in section.get("values", {}).items()
-        for column, text in zip(labels, texts, strict=False)
+    labels = [choice.label for choice in folder.sweep.axes[axes[1]]]
+    numbers = {
+        (row, column): text
+        for row, texts in section["values"].items()
+        for column, text in zip(labels, texts, strict=True)
     }
+    if axes == [*rows, columns]:
+        return numbers
+    return {(row, column): text for (column, row), text in numbers.items()}
 
 
 def _decimals(text):
@@ -249,21 +262,21 @@ def configurations(folder, metrics):
     """A table with a row for each configuration: what it does and costs."""
     groups = folder.configurations()
     columns = [*metrics]
-    for name in ("macs", "complexity", "total_seconds"):
+    for name in COSTS:
         if name not in [metric.name for metric in metrics] and any(
             run.value(name) is not None for run in folder.runs
         ):
             columns.append(find_metric(name))
     rows = {}
-    for labels, runs in groups.items():
-        row = rows[", ".join(labels)] = []
+    for name, runs in groups.items():
+        row = rows[name] = []
         for metric in columns:
             values = [run.value(metric.name) for run in runs]
             row.append(
                 Cell(
                     [metric.scale * v for v in values if v is not None],
                     metric.decimals,
-                    _published_alone(folder, metric, labels),
+                    _published_alone(folder, metric, runs[0]),
                 )
             )
         row.append(Cell(text=mean_strides(runs)))
@@ -288,13 +301,12 @@ def configurations(folder, metrics):
     )
 
 
-def _published_alone(folder, metric, labels):
+def _published_alone(folder, metric, run):
     """A published number that depends on one axis only."""
     section = folder.sweep.published if folder.sweep else {}
     if section.get("metric") != metric.name or "columns" in section:
         return ""
-    label = labels[list(folder.axes).index(section["rows"])]
-    return section.get("values", {}).get(label, "")
+    return section["values"].get(run.choices[section["rows"]], "")
 
 
 def mean_strides(runs):
@@ -312,12 +324,12 @@ def mean_strides(runs):
 def cutoffs(folder):
     """Table 2: what the first layer lets pass of a spectrogram, or None."""
     rows = {}
-    for labels, runs in folder.configurations().items():
+    for name, runs in folder.configurations().items():
         runs = [run for run in runs if run.cutoffs is not None]
         if not runs:
             continue
         strides = [next(iter(run.learned.values())) for run in runs]
-        rows[", ".join(labels)] = [
+        rows[name] = [
             Cell([s[0] for s in strides], 2),
             Cell([s[1] for s in strides], 2),
             Cell([run.cutoffs[0] for run in runs], 2),

@@ -1,0 +1,60 @@
+"""What figures have in common."""
+
+import math
+import typing
+
+import matplotlib
+from matplotlib import ticker
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+# The same numbers make the same file.
+matplotlib.rcParams["svg.hashsalt"] = "diffstride"
+
+
+class Drawing(typing.NamedTuple):
+    """A figure, the name of its files, and what to know to read it."""
+
+    name: str
+    figure: Figure
+    caption: str
+
+
+def save(drawing, directory):
+    """Writes a figure as PNG and SVG; returns the paths."""
+    paths = [directory / f"{drawing.name}.{end}" for end in ("png", "svg")]
+    drawing.figure.savefig(paths[0], dpi=150)
+    drawing.figure.savefig(paths[1], metadata={"Date": None})
+    return paths
+
+
+def logarithmic(axis):
+    """A logarithmic axis, for what is drawn, with numbers one can read."""
+    getattr(axis.axes, f"set_{axis.axis_name}scale")("log")
+    low, high = axis.get_view_interval()
+    locator = ticker.LogLocator(subs=(1, 1.5, 2, 3, 5, 7))
+    if sum(low <= tick <= high for tick in locator.tick_values(low, high)) < 3:
+        locator = ticker.MaxNLocator(5)
+    axis.set_major_locator(locator)
+    axis.set_major_formatter(ticker.FuncFormatter(lambda x, _: f"{x:g}"))
+    axis.set_minor_formatter(ticker.NullFormatter())
+
+
+def new_figure(width, height):
+    """A figure of a size in inches."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def new_panels(count):
+    """A figure of panels that share their axes."""
+    columns = min(count, 4) if count != 5 else 3
+    rows = math.ceil(count / columns)
+    figure = new_figure(max(5.0, 2.8 * columns), 1.0 + 2.2 * rows)
+    panels = figure.subplots(
+        rows, columns, squeeze=False, sharex=True, sharey=True
+    ).ravel()
+    for panel in panels[count:]:
+        panel.set_visible(False)
+    return figure, panels
