@@ -47,6 +47,21 @@ def new_figure(width, height):
     return figure
 
 
+def legend_above(figure, panels):
+    """A legend of all panels that covers none, no wider than the figure."""
+    entries = {}
+    for panel in panels:
+        handles, labels = panel.get_legend_handles_labels()
+        entries |= dict(zip(labels, handles, strict=True))
+    figure.legend(
+        entries.values(),
+        entries,
+        loc="outside upper center",
+        ncols=max(1, int(figure.get_figwidth() / 2.4)),
+        fontsize="small",
+    )
+
+
 def new_panels(count):
     """A figure of panels that share their axes."""
     columns = min(count, 4) if count != 5 else 3

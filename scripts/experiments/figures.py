@@ -2,7 +2,12 @@
 
 import statistics
 
-from experiments.drawing import Drawing, logarithmic, new_figure
+from experiments.drawing import (
+    Drawing,
+    legend_above,
+    logarithmic,
+    new_figure,
+)
 from experiments.stride_figures import (
     cutoffs,
     learned_strides,
@@ -51,7 +56,7 @@ def accuracy_against_cost(folder, metric):
     panels = figure.subplots(1, len(costs), squeeze=False, sharey=True)[0]
     axis = _main_axis(folder)
     for panel, (name, title, scale) in zip(panels, costs, strict=True):
-        for series, points in _series(folder, axis).items():
+        for index, (series, points) in enumerate(_series(folder, axis).items()):
             pairs = [
                 (
                     [scale * run.value(name) for run in runs],
@@ -65,6 +70,7 @@ def accuracy_against_cost(folder, metric):
             panel.errorbar(
                 *_means_and_bars(pairs),
                 fmt="o",
+                color=f"C{index % 10}",
                 markersize=4,
                 linewidth=1,
                 label=series,
@@ -73,10 +79,7 @@ def accuracy_against_cost(folder, metric):
         panel.set_xlabel(title)
         panel.grid(alpha=0.3, which="both")
     panels[0].set_ylabel(metric.title)
-    handles, labels = panels[-1].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside upper center", ncols=4, fontsize="small"
-    )
+    legend_above(figure, panels)
     return Drawing(
         "accuracy_against_cost",
         figure,
@@ -98,7 +101,8 @@ def diffres_curves(groups):
         return None
     figure = new_figure(9, 3.8)
     names = ("activeness", "guide_loss")
-    for panel, key in zip(figure.subplots(1, 2), names, strict=True):
+    panels = figure.subplots(1, 2)
+    for panel, key in zip(panels, names, strict=True):
         for name, runs in groups.items():
             curves = [[row.get(key) for row in run.history] for run in runs]
             if any(value is None for curve in curves for value in curve):
@@ -112,7 +116,7 @@ def diffres_curves(groups):
         panel.set_xlabel("epoch")
         panel.set_ylim(bottom=0)
         panel.grid(alpha=0.3)
-    panel.legend(fontsize="x-small")
+    legend_above(figure, panels)
     return Drawing(
         "diffres",
         figure,
@@ -142,7 +146,7 @@ def accuracy_against_frames(folder, metric):
     panel.set_xlabel("frames per second")
     panel.set_ylabel(metric.title)
     panel.grid(alpha=0.3)
-    panel.legend(fontsize="x-small")
+    legend_above(figure, [panel])
     return Drawing(
         "accuracy_against_frames",
         figure,

@@ -2,10 +2,9 @@
 
 import math
 
-from matplotlib.lines import Line2D
-
 from experiments.drawing import (
     Drawing,
+    legend_above,
     logarithmic,
     new_figure,
     new_panels,
@@ -43,15 +42,9 @@ def strides_by_epoch(groups):
         panel.tick_params(labelbottom=True)
     figure.supxlabel("epoch")
     figure.supylabel("stride")
-    figure.legend(
-        handles=[
-            Line2D([], [], color=color, label=layer)
-            for layer, color in colors.items()
-        ],
-        loc="outside upper center",
-        ncols=4,
-        fontsize="small",
-    )
+    for layer, color in colors.items():
+        panels[0].plot([], [], color=color, label=layer)
+    legend_above(figure, panels)
     caption = (
         "Strides by epoch (Figure 3a of Riad et al., 2022): a line for each "
         "seed and axis; the first axis, height or time, is drawn through, the "
@@ -94,7 +87,7 @@ def learned_strides(groups):
             [], [], marker, color="black", label=_axis_name(axis, layers)
         )
     total_panel.plot([], [], "-", color="gray", label="at the start")
-    figure.legend(loc="outside upper center", fontsize="x-small", ncols=3)
+    legend_above(figure, (strides_panel, total_panel))
     logarithmic(total_panel.yaxis)
     strides_panel.set_ylabel("stride")
     total_panel.set_ylabel("global striding factor")
