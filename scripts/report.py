@@ -7,7 +7,8 @@
 
 It prints its tables and writes to `report/` in the directory of the runs:
 `index.html`, which holds everything and needs nothing else; `report.md`; a CSV
-file of each table and one of all runs; the figures as PNG and SVG.
+file of each table and one of all runs; the figures as PNG and SVG. They replace
+those of an earlier report.
 
 A cell is the mean over the seeds, ± the standard deviation of a sample, the
 best of a row or a column in bold, and the published number in brackets, where
