@@ -226,7 +226,8 @@ def _resolve(value):
 def _explain(message):
     """Adds to a message of gin what may have been meant."""
     if match := re.search(r"Unable to open file: (.+?)\. Searched", message):
-        places = ", ".join(map(str, (pathlib.Path.cwd(), *SEARCH_PATHS)))
+        paths = dict.fromkeys((pathlib.Path.cwd(), *SEARCH_PATHS))
+        places = ", ".join(map(str, paths))
         start, end = match.span()
         rest = message[end:].partition("\n")[2]
         message = f"There is no gin file {match[1]} in {places}.\n{rest}"
