@@ -47,8 +47,8 @@ def strides_by_epoch(groups):
     legend_above(figure, panels)
     caption = (
         "Strides by epoch (Figure 3a of Riad et al., 2022): a line for each "
-        "seed and axis; the first axis, height or time, is drawn through, the "
-        "second dashed."
+        "seed and axis; the first axis, height or time, is a solid line, the "
+        "second a dashed one."
     )
     if len(shown) < len(groups):
         caption += f" The first {len(shown)} of {len(groups)} configurations."
