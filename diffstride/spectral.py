@@ -263,7 +263,8 @@ def _resample_small_image(x, height, width, height_axis, width_axis):
     columns = [real_matrix(width), quadrature_matrix(width)]
     x = apply_matrix(x, rows, height_axis)
     shape = list(ops.shape(x))
-    shape[height_axis], shape[width_axis] = -1, 2 * shape[width_axis]
+    shape[height_axis] = height.out_size
+    shape[width_axis] = 2 * shape[width_axis]
     x = ops.reshape(x, shape)
     return apply_matrix(x, ops.concatenate(columns, axis=1), width_axis)
 
