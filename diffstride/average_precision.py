@@ -83,14 +83,9 @@ class MeanAveragePrecision(keras.metrics.Metric):
         dtype=None,
     ):
         super().__init__(name=name, dtype=dtype)
-        for argument, value in [
-            ("num_classes", num_classes),
-            ("max_examples", max_examples),
-        ]:
-            check_positive_integer(value, argument)
-        self.num_classes = num_classes
-        self.max_examples = max_examples
-        shape = (max_examples, num_classes)
+        self.num_classes = check_positive_integer(num_classes, "num_classes")
+        self.max_examples = check_positive_integer(max_examples, "max_examples")
+        shape = (self.max_examples, self.num_classes)
         self._scores, self._targets, self._weights, self._count = (
             # Over several devices these are sums: each fills other rows.
             self.add_variable(size, "zeros", dtype=dtype, name=name)
