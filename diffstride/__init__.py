@@ -1,25 +1,15 @@
 """Learned strides and learned temporal resolution for Keras."""
 
 # A saved model loads where all that it may hold has been imported.
-from diffstride import (  # noqa: F401
-    audio_cnn,
-    audio_tagger,
-    objectives,
-    residual,
-    schedules,
-)
-from diffstride.average_precision import MeanAveragePrecision
-from diffstride.conversion import learn_strides, to_integer_strides
-from diffstride.diffres import DiffRes
-from diffstride.frame_pooling import (
+from diffstride.layers.diffres import DiffRes
+from diffstride.layers.frame_pooling import (
     AvgMaxPool,
     AvgPool,
     ChangeHopSize,
     ConvAvgPool,
 )
-from diffstride.freezing import freeze
-from diffstride.frontend import LogMelSpectrogram
-from diffstride.pooling import (
+from diffstride.layers.log_mel import LogMelSpectrogram
+from diffstride.layers.pooling import (
     DiffStride,
     DiffStride1D,
     DiffStride3D,
@@ -29,7 +19,19 @@ from diffstride.pooling import (
     SpatialPooling,
     StrideConstraint,
 )
-from diffstride.spec_augment import SpecAugment
+from diffstride.layers.spec_augment import SpecAugment
+from diffstride.models import (  # noqa: F401
+    audio_cnn,
+    audio_tagger,
+    residual,
+)
+from diffstride.surgery.conversion import learn_strides, to_integer_strides
+from diffstride.surgery.freeze import freeze
+from diffstride.training import (  # noqa: F401
+    objectives,
+    schedules,
+)
+from diffstride.training.average_precision import MeanAveragePrecision
 
 __version__ = "0.1.0"
 

@@ -13,23 +13,27 @@ import re
 import gin
 import keras
 
-from diffstride import (
+from diffstride.data import arrays, audio, images, multi_task, synthetic
+from diffstride.layers import (
+    diffres,
+    log_mel,
+    pooling,
+    spec_augment,
+)
+from diffstride.models import (
     audio_cnn,
     audio_tagger,
-    callbacks,
     densenet,
-    diffres,
     efficientnet,
-    frontend,
-    objectives,
-    pooling,
     resnet,
+)
+from diffstride.training import (
+    callbacks,
+    objectives,
     schedules,
-    spec_augment,
     trainer,
 )
-from diffstride.average_precision import MeanAveragePrecision
-from diffstride.data import arrays, audio, images, multi_task, synthetic
+from diffstride.training.average_precision import MeanAveragePrecision
 from diffstride.validation import ConfigError
 
 _CONFIGURABLES = {
@@ -55,7 +59,7 @@ _CONFIGURABLES = {
     "images": [images.tfds_images],
     "audio": [audio.tfds_audio, audio.manifest_audio, audio.folder_audio],
     "multi_task": [multi_task.multi_task],
-    "frontend": [frontend.LogMelSpectrogram],
+    "frontend": [log_mel.LogMelSpectrogram],
     "pooling": [
         pooling.SpatialPooling,
         pooling.FixedSpectralPooling,

@@ -8,7 +8,7 @@ Gin files are looked for in the working directory, in the checkout, and in its
 gin file, the configuration of `--workdir` is taken.
 
 Several processes train together under JAX: each is given the same command, and
-its number (see `diffstride.distribution.joined`).
+its number (see `diffstride.training.distribution.joined`).
 """
 
 import pathlib
@@ -16,7 +16,8 @@ import pathlib
 import gin
 from absl import app, flags
 
-from diffstride import configurables, distribution
+from diffstride import configurables
+from diffstride.training import distribution
 from diffstride.validation import ConfigError
 
 FLAGS = flags.FLAGS

@@ -29,10 +29,10 @@ import measure
 import numpy as np
 from keras import ops
 
-from diffstride import warping
-from diffstride.audio_tagger import audio_tagger
-from diffstride.diffres import AvgPool, DiffRes
-from diffstride.frontend import LogMelSpectrogram
+from diffstride.layers.diffres import AvgPool, DiffRes
+from diffstride.layers.log_mel import LogMelSpectrogram
+from diffstride.models.audio_tagger import audio_tagger
+from diffstride.ops import warping
 
 MELS = 128
 SAMPLE_RATE = 16_000

@@ -25,7 +25,11 @@ import measure
 import numpy as np
 from keras import ops
 
-from diffstride import DiffStride, FixedSpectralPooling, SpatialPooling
+from diffstride import (
+    DiffStride,
+    FixedSpectralPooling,
+    SpatialPooling,
+)
 
 SHAPES = [(32, 32, 128), (16, 16, 256), (56, 56, 64), (100, 64, 64)]
 

@@ -19,12 +19,15 @@ import keras
 import measure
 import numpy as np
 
-from diffstride import DiffStride, FixedSpectralPooling
-from diffstride.audio_cnn import audio_cnn
-from diffstride.complexity import layer_costs
-from diffstride.densenet import densenet
-from diffstride.efficientnet import efficientnet
-from diffstride.resnet import resnet18, resnet18_imagenet
+from diffstride import (
+    DiffStride,
+    FixedSpectralPooling,
+)
+from diffstride.analysis.complexity import layer_costs
+from diffstride.models.audio_cnn import audio_cnn
+from diffstride.models.densenet import densenet
+from diffstride.models.efficientnet import efficientnet
+from diffstride.models.resnet import resnet18, resnet18_imagenet
 
 # The shape of an input, and what builds the model for it.
 MODELS = {

@@ -23,11 +23,16 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-# Models are loaded that consist of these layers.
-from diffstride import audio_cnn, audio_tagger, pooling  # noqa: F401
 from diffstride.data import sounds
-from diffstride.diffres import DiffRes
-from diffstride.frontend import LogMelSpectrogram
+
+# Models are loaded that consist of these layers.
+from diffstride.layers import pooling  # noqa: F401
+from diffstride.layers.diffres import DiffRes
+from diffstride.layers.log_mel import LogMelSpectrogram
+from diffstride.models import (  # noqa: F401
+    audio_cnn,
+    audio_tagger,
+)
 
 SCORES = ("val_mean_average_precision", "val_accuracy")
 

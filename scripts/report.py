@@ -27,9 +27,9 @@ if __name__ == "__main__":
     # Nothing is trained here: the backend that is there soonest will do.
     os.environ["KERAS_BACKEND"] = "numpy"
 
-from experiments import formats, page, tables
-from experiments.run_folder import read_folder
-from experiments.sweep_file import SweepError
+from diffstride.experiments import formats, page, tables
+from diffstride.experiments.run_folder import read_folder
+from diffstride.experiments.sweep_file import SweepError
 
 # Names that figures have.
 FIGURES = (
@@ -94,8 +94,8 @@ def write_report(folder, metrics, made, output):
     _remove_earlier(output)
     drawings = []
     try:
-        from experiments import figures
-        from experiments.drawing import save
+        from diffstride.experiments import figures
+        from diffstride.experiments.drawing import save
     except ImportError:
         print("No figures without matplotlib: pip install 'diffstride[plot]'")
     else:

@@ -18,8 +18,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from benchmark_models import MODELS
 
-from diffstride import DiffStride, FixedSpectralPooling
-from diffstride.complexity import layer_costs
+from diffstride import (
+    DiffStride,
+    FixedSpectralPooling,
+)
+from diffstride.analysis.complexity import layer_costs
 
 
 def poolings(smoothness_factors):

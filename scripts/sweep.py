@@ -60,9 +60,9 @@ import argparse
 import dataclasses
 import pathlib
 
-from experiments.run_state import check_workdir
-from experiments.runner import Local, Ray, make_runs
-from experiments.sweep_file import (
+from diffstride.experiments.run_state import check_workdir
+from diffstride.experiments.runner import Local, Ray, make_runs
+from diffstride.experiments.sweep_file import (
     SweepError,
     check_files,
     read_sweep,

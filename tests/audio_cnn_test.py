@@ -6,9 +6,13 @@ import keras
 import numpy as np
 import pytest
 
-from diffstride.audio_cnn import AverageWindows, SplitWindows, audio_cnn
-from diffstride.frontend import LogMelSpectrogram
-from diffstride.pooling import DiffStride, FixedSpectralPooling, SpatialPooling
+from diffstride.layers.log_mel import LogMelSpectrogram
+from diffstride.layers.pooling import (
+    DiffStride,
+    FixedSpectralPooling,
+    SpatialPooling,
+)
+from diffstride.models.audio_cnn import AverageWindows, SplitWindows, audio_cnn
 from tests.gradients import random, value
 
 WINDOW = 1600

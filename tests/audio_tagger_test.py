@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from keras import ops
 
-from diffstride.audio_tagger import AttentionPooling, audio_tagger
-from diffstride.diffres import AvgPool, DiffRes
-from diffstride.frontend import LogMelSpectrogram
+from diffstride.layers.diffres import AvgPool, DiffRes
+from diffstride.layers.log_mel import LogMelSpectrogram
+from diffstride.models.audio_tagger import AttentionPooling, audio_tagger
 
 TINY = {
     "variant": "b0",

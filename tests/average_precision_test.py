@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from diffstride.average_precision import (
+from diffstride.training.average_precision import (
     MeanAveragePrecision,
     average_precision,
 )
@@ -126,7 +126,7 @@ cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(
     cpu, [tf.config.LogicalDeviceConfiguration()] * 2
 )
-from diffstride.average_precision import *
+from diffstride.training.average_precision import *
 generator = np.random.default_rng(0)
 x = generator.random((40, 3)).astype("float32")
 y = (generator.random((40, 3)) < 0.4).astype("float32")

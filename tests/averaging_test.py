@@ -7,10 +7,10 @@ import numpy as np
 import tiny
 from keras import ops
 
-from diffstride import checkpoints as checkpoints_lib
-from diffstride import trainer
-from diffstride.averaging import average_checkpoints
-from diffstride.checkpoints import Checkpoints
+from diffstride.training import checkpoints as checkpoints_lib
+from diffstride.training import trainer
+from diffstride.training.averaging import average_checkpoints
+from diffstride.training.checkpoints import Checkpoints
 
 
 def test_weights_are_averaged_and_nothing_else(tmp_path):

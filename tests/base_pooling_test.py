@@ -18,7 +18,7 @@ from diffstride import (
     SpatialPooling,
     StrideConstraint,
 )
-from diffstride.callbacks import RefreshSizes
+from diffstride.training.callbacks import RefreshSizes
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 

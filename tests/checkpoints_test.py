@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tiny
 
-from diffstride import checkpoints as checkpoints_lib
-from diffstride.checkpoints import Checkpoints
+from diffstride.training import checkpoints as checkpoints_lib
+from diffstride.training.checkpoints import Checkpoints
 
 
 @pytest.fixture

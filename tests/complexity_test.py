@@ -9,7 +9,7 @@ from diffstride import (
     DiffStride1D,
     FixedSpectralPooling,
 )
-from diffstride.complexity import (
+from diffstride.analysis.complexity import (
     add_complexity_loss,
     complexity,
     count_macs,

@@ -10,10 +10,11 @@ import keras
 import numpy as np
 import pytest
 
-from diffstride import configurables, plots
+from diffstride import configurables
 from diffstride.data import audio
 from diffstride.data.clips import collect
 from diffstride.data.tfds_source import write_tfds
+from diffstride.training import plots
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 COMMAND = "python -m diffstride.train"

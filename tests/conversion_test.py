@@ -16,9 +16,9 @@ from diffstride import (
     learn_strides,
     to_integer_strides,
 )
-from diffstride.complexity import learned_layers
-from diffstride.residual import ResidualLayer
-from diffstride.resnet import Resnet
+from diffstride.analysis.complexity import learned_layers
+from diffstride.models.residual import ResidualLayer
+from diffstride.models.resnet import Resnet
 
 layers = keras.layers
 

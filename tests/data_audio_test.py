@@ -9,11 +9,11 @@ import pytest
 import soundfile
 from absl import logging
 
-from diffstride.audio_cnn import audio_cnn
 from diffstride.data import audio, manifest, prepare
 from diffstride.data.clips import TFDSClips, collect
 from diffstride.data.multi_task import multi_task
 from diffstride.data.windows import from_clips, throughput
+from diffstride.models.audio_cnn import audio_cnn
 
 WINDOW = 10
 NAMES = ("a", "b", "c")

@@ -6,9 +6,13 @@ import keras
 import numpy as np
 import pytest
 
-from diffstride.densenet import densenet
-from diffstride.pooling import DiffStride, FixedSpectralPooling, SpatialPooling
-from diffstride.pretrained import load_keras_applications_weights
+from diffstride.layers.pooling import (
+    DiffStride,
+    FixedSpectralPooling,
+    SpatialPooling,
+)
+from diffstride.models.densenet import densenet
+from diffstride.models.pretrained import load_keras_applications_weights
 
 POOLINGS = [None, SpatialPooling, FixedSpectralPooling, DiffStride]
 without_weights = functools.partial(

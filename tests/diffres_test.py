@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from keras import ops
 
-from diffstride import warping
-from diffstride.base_diffres import ResConv1D
-from diffstride.diffres import (
+from diffstride.layers.diffres import (
     AvgMaxPool,
     AvgPool,
     ChangeHopSize,
     ConvAvgPool,
     DiffRes,
 )
+from diffstride.layers.frame_reduction import ResConv1D
+from diffstride.ops import warping
 
 LAYERS = (DiffRes, ChangeHopSize, AvgPool, AvgMaxPool, ConvAvgPool)
 

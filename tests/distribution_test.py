@@ -15,9 +15,12 @@ import numpy as np
 import pytest
 import tiny
 
-from diffstride import distribution, trainer
-from diffstride.checkpoints import Checkpoints
 from diffstride.data.arrays import from_arrays
+from diffstride.training import (
+    distribution,
+    trainer,
+)
+from diffstride.training.checkpoints import Checkpoints
 
 on_jax = pytest.mark.skipif(
     keras.backend.backend() != "jax", reason="needs the JAX backend"
@@ -162,7 +165,7 @@ def run(tmp_path_factory):
     """Trains in new processes; returns how they ended."""
     context = multiprocessing.get_context("forkserver")
     # One process imports, and forks those that train.
-    context.set_forkserver_preload(["diffstride.trainer"])
+    context.set_forkserver_preload(["diffstride.training.trainer"])
     cache = str(tmp_path_factory.mktemp("cache"))
 
     def start(workdir, count=1, devices=1, end=None, in_slurm=False):

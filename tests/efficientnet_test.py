@@ -7,9 +7,13 @@ import keras
 import numpy as np
 import pytest
 
-from diffstride.efficientnet import Stage, efficientnet
-from diffstride.pooling import DiffStride, FixedSpectralPooling, SpatialPooling
-from diffstride.pretrained import load_keras_applications_weights
+from diffstride.layers.pooling import (
+    DiffStride,
+    FixedSpectralPooling,
+    SpatialPooling,
+)
+from diffstride.models.efficientnet import Stage, efficientnet
+from diffstride.models.pretrained import load_keras_applications_weights
 
 POOLINGS = [None, SpatialPooling, FixedSpectralPooling, DiffStride]
 without_weights = functools.partial(

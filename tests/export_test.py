@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from diffstride import DiffStride
-from diffstride.audio_cnn import audio_cnn
-from diffstride.complexity import learned_layers
-from diffstride.resnet import Resnet
+from diffstride.analysis.complexity import learned_layers
+from diffstride.models.audio_cnn import audio_cnn
+from diffstride.models.resnet import Resnet
 
 for module in ("ai_edge_litert", "onnx", "onnxruntime", "tf2onnx"):
     pytest.importorskip(module)

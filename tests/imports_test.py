@@ -1,96 +1,101 @@
-"""What may be imported where: the layers and builders need Keras alone."""
+"""What may import what, as rules over folders."""
 
+import ast
 import os
 import pathlib
 import subprocess
 import sys
 
-PACKAGE = pathlib.Path(__file__).parents[1] / "diffstride"
-LAYERS_AND_BUILDERS = [
-    "spectral",
-    "base_pooling",
-    "pooling",
-    "complexity",
-    "cloning",
-    "freezing",
-    "conversion",
-    "resolutions",
-    "warping",
-    "base_diffres",
-    "diffres",
-    "frame_pooling",
-    "frontend",
-    "slot",
-    "residual",
-    "resnet",
-    "efficientnet",
-    "densenet",
-    "audio_cnn",
-    "audio_tagger",
-    "spec_augment",
-    "average_precision",
-]
-# With arrays in memory, training under JAX needs no TensorFlow.
-WITHOUT_TENSORFLOW = ["callbacks", "trainer", "data.arrays"]
+import pytest
 
-SCRIPT = """
-import importlib, sys
-blocked = ["tensorflow", "tensorflow_datasets", "tensorboard"]
-sys.modules.update(dict.fromkeys(blocked))
-import keras, numpy as np  # Keras itself uses absl.
-absl = {name: m for name, m in sys.modules.items() if name[:4] == "absl"}
-sys.modules.update(dict.fromkeys({*absl, "absl", "gin"}))
-layers_and_builders, without_tensorflow = map(str.split, sys.argv[1:])
-for name in layers_and_builders:
-    importlib.import_module("diffstride." + name)
-import diffstride
+PACKAGE = pathlib.Path(__file__).parents[1] / "diffstride"
+
+# Each folder may import those named here, and itself. `experiments` reads what
+# runs left behind, and stands apart.
+MAY_IMPORT = {
+    "ops": set(),
+    "layers": {"ops"},
+    "models": {"ops", "layers"},
+    "analysis": {"ops", "layers", "models"},
+    "surgery": {"ops", "layers", "models", "analysis"},
+    "data": {"ops", "layers"},
+    "training": {"ops", "layers", "models", "analysis", "surgery", "data"},
+    "experiments": {"analysis"},
+}
+# Anybody may use these: they import nothing of the package.
+SHARED = {"validation"}
+# Users of a layer or a model have Keras, and perhaps nothing else.
+KERAS_ALONE = ("ops", "layers", "models", "analysis", "surgery")
+HEAVY = {"gin", "absl", "tensorflow", "tensorflow_datasets", "jax", "torch"}
+
+
+def imported(path):
+    """Modules that a file imports, at its top or inside of functions."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+            if node.module == "diffstride":
+                yield from (f"diffstride.{a.name}" for a in node.names)
+
+
+def files(folder):
+    return sorted((PACKAGE / folder).rglob("*.py"))
+
+
+@pytest.mark.parametrize("folder", MAY_IMPORT)
+def test_imports_point_one_way(folder):
+    allowed = MAY_IMPORT[folder] | SHARED | {folder}
+    for path in files(folder):
+        for name in imported(path):
+            first, _, rest = name.partition(".")
+            if first == "diffstride" and rest:
+                assert rest.split(".")[0] in allowed, f"{path}: {name}"
+
+
+def test_every_folder_has_a_rule():
+    folders = {path.parent.name for path in PACKAGE.glob("*/*.py")}
+    assert folders == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("folder", KERAS_ALONE)
+def test_layers_and_models_need_keras_alone(folder):
+    for path in files(folder):
+        names = {name.split(".")[0] for name in imported(path)}
+        assert not names & HEAVY, path
+
+
+def test_only_one_module_registers_with_gin():
+    users = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*.py")
+        if "gin" in {name.split(".")[0] for name in imported(path)}
+    }
+    assert users == {"configurables.py", "train.py"}
+
+
+TRAINING = """
+import sys
+for name in ["tensorflow", "tensorflow_datasets", "tensorboard"]:
+    sys.modules[name] = None
+import diffstride, keras, numpy as np
+import diffstride.training.trainer, diffstride.data.arrays
 model = keras.Sequential([
     diffstride.DiffStride(2), keras.layers.GlobalMaxPooling2D()
 ])
 model.compile("sgd", "mse")
 model.fit(np.ones((1, 12, 12, 1)), np.ones((1, 1)), verbose=0)
-for name in {*absl, "absl", "gin"}:
-    del sys.modules[name]
-sys.modules.update(absl)
-for name in without_tensorflow:
-    importlib.import_module("diffstride." + name)
-assert not any(sys.modules.get(name) for name in blocked)
-print("imported")
+print("trained")
 """
 
 
-def existing(names):
-    return [
-        name
-        for name in names
-        if (PACKAGE / (name.replace(".", "/") + ".py")).exists()
-    ]
-
-
-def test_imports_without_what_they_do_not_need():
+def test_training_under_jax_needs_no_tensorflow():
     result = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            SCRIPT,
-            " ".join(existing(LAYERS_AND_BUILDERS)),
-            " ".join(existing(WITHOUT_TENSORFLOW)),
-        ],
+        [sys.executable, "-c", TRAINING],
         env={**os.environ, "KERAS_BACKEND": "jax"},
         capture_output=True,
         text=True,
     )
     assert result.returncode == 0, result.stderr
-    assert result.stdout.strip() == "imported"
-
-
-def test_the_list_of_layers_and_builders_is_complete():
-    # Whoever registers a class with Keras, or builds a model, is among them.
-    found = {
-        path.stem
-        for path in PACKAGE.glob("*.py")
-        if "register_keras_serializable" in path.read_text()
-        or "keras.Model(" in path.read_text()
-    }
-    apart = {"schedules", "objectives", "pretrained"}
-    assert found - apart <= set(LAYERS_AND_BUILDERS)
+    assert result.stdout.strip() == "trained"

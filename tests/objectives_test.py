@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from diffstride import objectives
+from diffstride.training import objectives
 
 LOGITS = np.random.default_rng(0).normal(size=(6, 7)).astype("float32")
 LABELS = np.array([0, 3, 6, 1, 1, 5])

@@ -10,8 +10,8 @@ import keras
 import numpy as np
 import pytest
 
-from diffstride.diffres import DiffRes
-from diffstride.frontend import LogMelSpectrogram
+from diffstride.layers.diffres import DiffRes
+from diffstride.layers.log_mel import LogMelSpectrogram
 
 pytest.importorskip("matplotlib")
 PATH = pathlib.Path(__file__).parents[1] / "scripts" / "plot_diffres.py"

@@ -15,8 +15,8 @@ from diffstride import (
     FixedSpectralPooling1D,
     FixedSpectralPooling3D,
     SpatialPooling,
-    spectral,
 )
+from diffstride.ops import spectral
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 DIFFSTRIDE = {1: DiffStride1D, 2: DiffStride, 3: DiffStride3D}

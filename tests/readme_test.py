@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import diffstride
-from diffstride.audio_cnn import audio_cnn
+from diffstride.models.audio_cnn import audio_cnn
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -18,8 +18,9 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 import report  # noqa: E402
 import sizes  # noqa: E402
-from experiments import formats, runner, sweep_file, tables  # noqa: E402
-from experiments.run_folder import read_folder  # noqa: E402
+
+from diffstride.experiments import formats, runner, sweep_file, tables  # noqa: E402
+from diffstride.experiments.run_folder import read_folder  # noqa: E402
 
 SWEEP = """# What is asked.
 
@@ -381,7 +382,7 @@ def test_names_that_are_empty_or_have_bars(tmp_path):
 
 
 def test_a_layer_has_its_color_in_all_configurations(tmp_path):
-    from experiments import figures
+    from diffstride.experiments import figures
 
     rng = np.random.default_rng(0)
     for name, blocks in (("a", (1, 2)), ("b", (3, 2))):
@@ -405,7 +406,7 @@ def test_a_layer_has_its_color_in_all_configurations(tmp_path):
 
 
 def test_figures_show_a_quality_even_where_a_cost_is_asked_for(folder):
-    from experiments import figures
+    from diffstride.experiments import figures
 
     read = read_folder(folder)
     for names, words in (
@@ -426,7 +427,7 @@ def test_figures_show_a_quality_even_where_a_cost_is_asked_for(folder):
 
 @pytest.mark.parametrize("last", [1.02, 1.3, 4.0, 500.0])
 def test_logarithmic_axes_have_numbers(last):
-    from experiments import drawing
+    from diffstride.experiments import drawing
 
     figure = drawing.new_figure(4, 3)
     panel = figure.subplots()
@@ -478,7 +479,7 @@ def test_spectrograms(tmp_path):
     assert float(cell["sd"]) == pytest.approx(np.std(hertz, ddof=1))
     cell = cells["100", "cut-off in frequency, cycles/mel"]
     assert float(cell["mean"]) == pytest.approx(np.mean(cycles))
-    from experiments import figures
+    from diffstride.experiments import figures
 
     metric = tables.find_metric("val_accuracy")
     drawn = {d.name: d.figure for d in figures.draw_all(read, metric)}

@@ -8,8 +8,12 @@ import numpy as np
 import pytest
 from keras import ops
 
-from diffstride.pooling import DiffStride, FixedSpectralPooling, SpatialPooling
-from diffstride.resnet import (
+from diffstride.layers.pooling import (
+    DiffStride,
+    FixedSpectralPooling,
+    SpatialPooling,
+)
+from diffstride.models.resnet import (
     ResidualLayer,
     Resnet,
     ResnetBlock,

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from diffstride import schedules
+from diffstride.training import schedules
 
 
 def rates(schedule, steps):

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 from keras import layers
 
-from diffstride import DiffStride, DiffStride1D
-from diffstride.callbacks import RefreshSizes
+from diffstride import (
+    DiffStride,
+    DiffStride1D,
+)
+from diffstride.training.callbacks import RefreshSizes
 
 OPTIONS = [{}, {"symmetric": True}, {"ramp": "inside"}]
 

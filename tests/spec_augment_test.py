@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from diffstride.spec_augment import SpecAugment
+from diffstride.layers.spec_augment import SpecAugment
 
 
 def augment(x, seed=0, **kwargs):

@@ -6,7 +6,7 @@ import pytest
 import spectral_reference as reference
 from keras import ops
 
-from diffstride import spectral
+from diffstride.ops import spectral
 
 SIZES = [*range(1, 18), 31, 32, 33, 64, 65, 100]
 STRIDES = [1.0, 1.25, 1.37, 2.0, 2.5, 3.83, 7.1, 16.0, 70.0]

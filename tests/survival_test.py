@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import tiny
 
-from diffstride import trainer
-from diffstride.checkpoints import Checkpoints
+from diffstride.training import trainer
+from diffstride.training.checkpoints import Checkpoints
 
 EPOCHS, STEPS = 3, 6
 # Those of a run that nothing interrupts are others.
@@ -133,7 +133,7 @@ def start_process():
     """Runs a function in a process of its own; returns how that ended."""
     context = multiprocessing.get_context("forkserver")
     # One process imports, and forks those that train.
-    context.set_forkserver_preload(["diffstride.trainer"])
+    context.set_forkserver_preload(["diffstride.training.trainer"])
 
     def start(*args):
         process = context.Process(target=train_in_process, args=args)

@@ -19,7 +19,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import sweep  # noqa: E402
-from experiments import run_state, runner, sweep_file  # noqa: E402
+
+from diffstride.experiments import run_state, runner, sweep_file  # noqa: E402
 
 SWEEPS = sorted((ROOT / "configs" / "sweeps").glob("*.toml"))
 

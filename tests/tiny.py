@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from diffstride.data.dataset import Batches, Dataset
-from diffstride.pooling import DiffStride
+from diffstride.layers.pooling import DiffStride
 
 BATCH_SIZE = 8
 TEST_EPOCH = 10**6

@@ -12,8 +12,12 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from diffstride import configurables, pooling, train
+from diffstride import (
+    configurables,
+    train,
+)
 from diffstride.configurables import ConfigError, parse
+from diffstride.layers import pooling
 
 SMALL = [
     "synthetic.synthetic.num_train = 16",

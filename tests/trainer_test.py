@@ -9,11 +9,15 @@ import numpy as np
 import pytest
 import tiny
 
-from diffstride import plots, schedules, trainer
-from diffstride.audio_cnn import audio_cnn
-from diffstride.checkpoints import Checkpointing, Checkpoints, Progress
 from diffstride.data.dataset import Batches, Dataset
-from diffstride.workdir import ConfigError
+from diffstride.models.audio_cnn import audio_cnn
+from diffstride.training import (
+    plots,
+    schedules,
+    trainer,
+)
+from diffstride.training.checkpoints import Checkpointing, Checkpoints, Progress
+from diffstride.training.workdir import ConfigError
 
 
 def train(workdir, **kwargs):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from diffstride import warping
+from diffstride.ops import warping
 
 # Whole units that make up a score of one in the sequential reference.
 ONE = 2**24

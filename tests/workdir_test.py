@@ -3,11 +3,11 @@ import sys
 
 import pytest
 
-from diffstride.workdir import ConfigError, claimed
+from diffstride.training.workdir import ConfigError, claimed
 
 CLAIM = """
 import os, sys
-from diffstride.workdir import claimed
+from diffstride.training.workdir import claimed
 with claimed(sys.argv[1]):
     print("claimed", flush=True)
     os.fork()

@@ -4,7 +4,7 @@ Models are trained on windows of one length. From each clip a window is drawn
 that begins anywhere, with zeros after a clip that is shorter. Test batches hold
 whole clips, and each batch clips of the same number of windows; what is left
 over at the end of a clip, less than a window, is dropped. The model averages
-over windows (see `diffstride.audio_cnn.SplitWindows`).
+over windows (see `diffstride.models.audio_cnn.SplitWindows`).
 
 A model that takes clips of any length is trained on whole clips, too. A batch
 then holds clips of similar length, with zeros up to that of the longest.

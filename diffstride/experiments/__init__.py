@@ -1,0 +1,1 @@
+"""Sweeps over configurations, and reports about them."""

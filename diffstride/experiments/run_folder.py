@@ -1,0 +1,385 @@
+"""Reads what runs left behind, and says what cannot be used."""
+
+import ast
+import collections
+import dataclasses
+import functools
+import json
+import math
+import pathlib
+import re
+
+from diffstride.analysis import complexity
+from diffstride.experiments.run_state import bindings, failure, is_finished
+from diffstride.experiments.sweep_file import SweepError, read_sweep
+
+NO_LINE = "there is no line"
+
+
+@dataclasses.dataclass(frozen=True)
+class FinishedRun:
+    """One run that was finished.
+
+    Args:
+        name: Of its directory.
+        choices: The choice on each axis of the sweep.
+        seed: Of the run, or None where it is not known.
+        command: Arguments of the training binary, or None.
+        history: One dict for each epoch.
+        config: The lines of `config.gin` that bind something.
+    """
+
+    name: str
+    choices: dict
+    seed: int | None
+    command: list | None
+    history: list
+    config: list
+
+    @functools.cached_property
+    def parameters(self):
+        """Values of the configuration, by the last part of their names."""
+        parameters = {}
+        for line in self.config:
+            name, _, value = line.partition(" = ")
+            try:
+                value = ast.literal_eval(value)
+            except (ValueError, SyntaxError):
+                pass  # A reference stays the text that it is.
+            parameters[name.split("/")[-1]] = value
+        return parameters
+
+    def parameter(self, name, default=None):
+        """The value of a parameter, whatever of: `strides` or `train.model`."""
+        for key, value in self.parameters.items():
+            if key == name or key.endswith(f".{name}"):
+                return value
+        return default
+
+    def value(self, metric):
+        """A number of the run at its end, or None."""
+        if metric == "complexity":
+            return self.complexity
+        if metric == "total_seconds":
+            return sum(row.get("seconds", 0) for row in self.history)
+        value = self.history[-1].get(metric)
+        return value if isinstance(value, (int, float)) else None
+
+    @property
+    def learned(self):
+        """Strides at the end by layer, a number for each axis."""
+        return self.strides_after(len(self.history))
+
+    def strides_after(self, epoch):
+        """Learned strides after some epochs; before the first, if known."""
+        if not self.history[-1].get("strides"):
+            return {}
+        if epoch == 0:
+            initial = self.initial
+            layers = self.history[0]["strides"]
+            if initial is None or len(initial) != len(layers):
+                return None
+            return dict(zip(layers, initial, strict=True))
+        row = self.history[epoch - 1]
+        return {
+            layer: _per_axis(strides, len(row["sizes"][layer]))
+            for layer, strides in row["strides"].items()
+        }
+
+    @property
+    def initial(self):
+        """Configured strides of the downsampling layers, or None."""
+        model = str(self.parameter("train.model", "")).split(".")[-1]
+        strides = self.parameter(f"{model}.strides")
+        if not isinstance(strides, (list, tuple)):
+            return None
+        if model.lower().startswith("resnet"):
+            strides = strides[1:]  # The stem is a strided convolution.
+        return [_per_axis(s, 2) for s in strides if s is not None]
+
+    @property
+    def complexity(self):
+        """J in Eq. 6, of learned strides or of fixed ones, or None."""
+        strides = list(self.learned.values()) or self.initial
+        return complexity.complexity(strides) if strides else None
+
+    @property
+    def frames_per_second(self):
+        """Frames of a spectrogram that the classifier sees, or None."""
+        hop_ms = self.parameter("LogMelSpectrogram.hop_ms")
+        if hop_ms is None:
+            return None
+        rate = self.parameter("reduction_rate") or 0
+        return 1000 / hop_ms * (1 - rate)
+
+    @property
+    def cutoffs(self):
+        """Cut-offs of the first learned layer of a spectrogram, or None.
+
+        In Hz along time, and in cycles per mel along frequency.
+        """
+        hop_ms = self.parameter("LogMelSpectrogram.hop_ms")
+        first = next(iter(self.learned.values()), ())
+        if hop_ms is None or len(first) != 2:
+            return None
+        time, frequency = first
+        return (
+            complexity.cutoff_frequency(
+                time, sampling_rate=1000 / hop_ms, size=self._frames
+            ),
+            complexity.cutoff_frequency(
+                frequency, size=self.parameter("LogMelSpectrogram.num_mels")
+            ),
+        )
+
+    @property
+    def _frames(self):
+        """Frames of a spectrogram in training, or None."""
+        names = ("sample_rate", "window_ms", "hop_ms", "center")
+        rate, window_ms, hop_ms, center = (
+            self.parameter(f"LogMelSpectrogram.{name}") for name in names
+        )
+        seconds = self.parameter("window_seconds")
+        if None in (rate, window_ms, seconds) or self.parameter(
+            "reduction_rate"
+        ):
+            return None
+        hop = round(rate * hop_ms / 1000)
+        if center:
+            return 1 + round(seconds * rate) // hop
+        samples = round(seconds * rate) - round(rate * window_ms / 1000)
+        return 1 + samples // hop
+
+
+def _per_axis(strides, rank):
+    if isinstance(strides, (int, float)):
+        strides = [strides]
+    return [float(strides[axis % len(strides)]) for axis in range(rank)]
+
+
+@dataclasses.dataclass
+class RunFolder:
+    """The runs of a directory.
+
+    Args:
+        path: Of the directory.
+        sweep: The `Sweep` whose runs these are, or None.
+        runs: Finished ones, in the order of the sweep.
+        unfinished: What became of the others of the sweep, by name.
+        foreign: Why a directory is none of the sweep's, by name.
+        axes: The labels of each axis that occur, in order.
+        bindings: What was bound for all runs beside the sweep file.
+    """
+
+    path: pathlib.Path
+    sweep: object = None
+    runs: list = dataclasses.field(default_factory=list)
+    unfinished: dict = dataclasses.field(default_factory=dict)
+    foreign: dict = dataclasses.field(default_factory=dict)
+    axes: dict = dataclasses.field(default_factory=dict)
+    bindings: list = dataclasses.field(default_factory=list)
+
+    def configurations(self):
+        """Runs that differ in nothing but their seeds, by their labels."""
+        groups = {}
+        for run in self.runs:
+            groups.setdefault(self.row(run, self.axes), []).append(run)
+        return groups
+
+    def row(self, run, axes):
+        """The name of a run's row, from its choices on some axes."""
+        labels = [run.choices[axis] for axis in axes]
+        return ", ".join(labels) or self.path.resolve().name
+
+
+def read_folder(path):
+    """Reads a directory of runs: of a sweep, or of runs made one by one."""
+    folder = RunFolder(pathlib.Path(path))
+    if not folder.path.is_dir():
+        raise SweepError(f"There is no directory {path}")
+    if (folder.path / "sweep.toml").exists():
+        folder.sweep = read_sweep(folder.path / "sweep.toml")
+    directories = sorted(
+        directory
+        for directory in folder.path.iterdir()
+        if directory.is_dir() and directory.name != "report"
+    )
+    descriptions = {d.name: _read_description(d) for d in directories}
+    if folder.sweep is None and not any(
+        isinstance(d, dict) for d in descriptions.values()
+    ):
+        # Not one is of a sweep: what tells them apart is their names.
+        descriptions = {
+            directory.name: {"choices": {"run": directory.name}}
+            if (directory / "history.jsonl").exists()
+            else "not a run"
+            for directory in directories
+        }
+    expected = {}
+    if folder.sweep is not None:
+        expected = {run.name: run for run in folder.sweep.runs}
+    usable = {}
+    for directory in directories:
+        description = descriptions[directory.name]
+        if isinstance(description, str):
+            folder.foreign[directory.name] = description
+        elif expected and directory.name not in expected:
+            folder.foreign[directory.name] = "not a run of this sweep"
+        else:
+            usable[directory] = description
+    folder.bindings = _leave_out_other_commands(folder, usable, expected)
+    for directory, description in usable.items():
+        run = _read_run(directory, description)
+        if isinstance(run, str):
+            folder.unfinished[directory.name] = run
+        else:
+            folder.runs.append(run)
+    folder.unfinished |= {
+        name: "not started"
+        for name in expected
+        if not (folder.path / name).exists()
+    }
+    order = list(expected)
+    if order:
+        folder.runs.sort(key=lambda run: order.index(run.name))
+        axes = {
+            name: [choice.label for choice in choices]
+            for name, choices in folder.sweep.axes.items()
+        }
+    else:
+        axes = _axes_of(folder)
+    folder.axes = {
+        name: [
+            label
+            for label in labels
+            if any(run.choices[name] == label for run in folder.runs)
+        ]
+        for name, labels in axes.items()
+    }
+    return folder
+
+
+def _read_description(directory):
+    """The choices and the command of a run, or why there are none."""
+    path = directory / "sweep.json"
+    if not path.exists():
+        if (directory / "history.jsonl").exists():
+            return "a run, but not of a sweep (no sweep.json)"
+        return "not a run"
+    try:
+        description = json.loads(path.read_text())
+        if isinstance(description["choices"], dict):
+            return description
+    except (ValueError, KeyError, TypeError):
+        pass
+    return "its sweep.json cannot be read"
+
+
+def _leave_out_other_commands(folder, usable, expected):
+    """Keeps runs of one command line; returns what that adds to the sweep."""
+    added = {}
+    for directory, description in usable.items():
+        command = description.get("command")
+        if command is None or directory.name not in expected:
+            continue
+        asked = bindings(expected[directory.name].command(folder.path))
+        made = bindings(command)
+        if any(part not in made for part in asked):
+            folder.foreign[directory.name] = "made by another command"
+        else:
+            added[directory] = tuple(p for p in made if p not in asked)
+    [(usual, _)] = collections.Counter(added.values()).most_common(1) or [
+        ((), 0)
+    ]
+    for directory, others in added.items():
+        if others != usual:
+            folder.foreign[directory.name] = "made with other bindings: " + (
+                ", ".join(others) or "none"
+            )
+    for directory in list(usable):
+        if directory.name in folder.foreign:
+            del usable[directory]
+    return [part.removeprefix("--gin_param=") for part in usual]
+
+
+def _read_run(directory, description):
+    """A `FinishedRun`, or what became of the run instead."""
+    history, fault = _read_history(directory / "history.jsonl")
+    config = _read_config(directory / "config.gin")
+    run = FinishedRun(
+        directory.name,
+        description["choices"],
+        description.get("seed"),
+        description.get("command"),
+        history,
+        config,
+    )
+    if run.seed is None:
+        seed = run.parameter("train.seed")
+        run = dataclasses.replace(run, seed=seed)
+    epochs = run.parameter("train.num_epochs", "?")
+    if is_finished(directory):
+        fault = fault or _fault_of_epochs(history, epochs)
+        return f"finished, but {fault} in its history" if fault else run
+    done = f"{len(history)} of {epochs} epochs"
+    why = failure(directory)
+    return f"failed after {done}, {why}" if why else f"not finished: {done}"
+
+
+def _fault_of_epochs(history, epochs):
+    """What is wrong with the rows of a run that is finished, or None."""
+    numbers = [row.get("epoch") for row in history]
+    if not isinstance(epochs, int) or numbers == list(range(1, epochs + 1)):
+        return None
+    if len(set(numbers)) < epochs:
+        return f"there are {len(set(numbers))} of {epochs} epochs"
+    return "there are epochs twice or out of order"
+
+
+def _read_history(path):
+    """The rows of a history, and what is wrong with it."""
+    rows = []
+    try:
+        for line in path.read_text().splitlines():
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                return rows, "there is a line that is no epoch"
+            rows.append(row)
+    except OSError:
+        return rows, NO_LINE
+    except ValueError:
+        return rows, "there is a line that cannot be read"
+    numbers = [
+        value for row in rows for value in row.values() if _is_number(value)
+    ]
+    if not all(map(math.isfinite, numbers)):
+        return rows, "there is a number that is not finite"
+    return rows, None if rows else NO_LINE
+
+
+def _is_number(value):
+    return isinstance(value, (int, float))
+
+
+def _read_config(path):
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return []
+    return [line for line in lines if re.match(r"[\w./]+ = ", line)]
+
+
+def _axes_of(folder):
+    """Axes and labels that the runs know, without the file of their sweep."""
+    kinds = collections.Counter(tuple(run.choices) for run in folder.runs)
+    if not kinds:
+        return {}
+    [(axes, _)] = kinds.most_common(1)
+    for run in folder.runs:
+        if tuple(run.choices) != axes:
+            folder.foreign[run.name] = "a run of another sweep"
+    folder.runs = [run for run in folder.runs if tuple(run.choices) == axes]
+    return {
+        axis: list(dict.fromkeys(run.choices[axis] for run in folder.runs))
+        for axis in axes
+    }

@@ -1,0 +1,1 @@
+"""Keras layers: everything that is a layer and no model."""

@@ -1,0 +1,344 @@
+"""DiffRes, which learns the temporal resolution of a spectrogram, and rivals.
+
+They stand between a log-mel spectrogram and a classifier, take the same
+arguments and give the same shape, so that one replaces another. The rivals are
+in `diffstride.layers.frame_pooling`, the mathematics of DiffRes is in
+`diffstride.ops.warping`.
+
+Reference: Liu et al., [Learning the spectrogram temporal resolution for audio
+classification](https://arxiv.org/abs/2210.01719), 2022.
+"""
+
+import keras
+from keras import ops
+
+from diffstride.layers.frame_pooling import (
+    AvgMaxPool,
+    AvgPool,
+    ChangeHopSize,
+    ConvAvgPool,
+)
+from diffstride.layers.frame_reduction import (
+    BaseFrameReduction,
+    ResConv1D,
+    build_all,
+)
+from diffstride.ops import warping
+from diffstride.validation import check_positive_integer, is_number
+
+__all__ = [
+    "AvgMaxPool",
+    "AvgPool",
+    "ChangeHopSize",
+    "ConvAvgPool",
+    "DiffRes",
+    "ResConv1D",
+]
+
+FEATURES = ("mean", "max", "encoding")
+# Batches that the moving averages of the statistics look back on.
+WINDOW = 100
+
+
+@keras.saving.register_keras_serializable(package="diffstride")
+class DiffRes(BaseFrameReduction):
+    """Keeps the important frames of a spectrogram and merges the others.
+
+    A small convolutional network gives each frame a score between zero and
+    one, its share of an output frame; the scores of a clip sum to the number of
+    output frames. Neighbours whose scores sum to one become one output frame
+    (see `diffstride.ops.warping`). The network is trained with the classifier
+    that follows, and by the guide loss, a prior against spending output frames
+    on silence.
+
+    While it is trained, the layer adds the guide loss to the losses of the
+    model, and shows among its metrics `guide_loss`, before its weight, and
+    `activeness` ρ, the spread of the scores of frames that are not empty (Eq.
+    4), as moving averages over about a hundred batches of training. They are
+    weights of the layer of the same names. An evaluation repeats those of the
+    training before it, and of two such layers the model shows the second's
+    only; `analyze` gives them, the scores and the warp matrix of given clips.
+
+    Everything is computed in float32 but for the convolutions, which follow the
+    dtype policy.
+
+    Args:
+        reduction_rate: number of 0 or more, below 1, δ in the paper. The share
+            of frames to do without: `round(time * (1 - reduction_rate))` are
+            left.
+        output_frames: integer. How many frames to leave, however long the clip;
+            give this or `reduction_rate`. A clip with fewer frames is first
+            stretched by repeating each.
+        log_scale: boolean. Whether the input is a logarithm (to base e), as of
+            a mel spectrogram. Frames are then merged, and their energy is
+            measured, on the linear scale, and the result is a logarithm again.
+            Defaults to True.
+        features: tuple of `"mean"`, `"max"` and `"encoding"`, the channels of
+            the output in this order: the mean of merged frames, the maximum of
+            the frames times their scores, and the resolution encoding, which
+            says where in the clip the merged frames were. A name may occur
+            again. Defaults to all three.
+        learned_encoding: boolean. Whether the positional encoding is trained,
+            from sines and cosines on. The number of frames must then be known.
+            Defaults to False.
+        guide_loss_weight: number. 0 leaves the guide loss out. Defaults to 1.
+        guide_threshold: number, λ in the paper. The score, relative to that of
+            a frame under no preference, up to which an empty frame costs
+            nothing. Defaults to 0.5.
+        empty_energy: number, ε in the paper. A frame is empty whose root mean
+            square over the mel channels, on the linear scale, is below.
+            Defaults to 1e-4.
+        fill_up: boolean. Whether the scores, which are divided by their sum and
+            then by their maximum if above one, are filled up to sum to the
+            number of output frames. Otherwise, as the paper has it, the last
+            output frames may stay empty. Defaults to True.
+        split_frames: boolean. Whether a frame is split between output frames so
+            that each receives one in total (Algorithm 1). Defaults to True.
+        kernel_size: integer. Frames that each of the ten convolutions of the
+            network sees. Defaults to 5.
+
+    Input shape:
+        `(batch, time, mel)` or `(batch, time, mel, 1)`
+
+    Output shape:
+        `(batch, output frames, mel, 3)`, or as many channels as `features`.
+
+    Example:
+
+    >>> log_mel = np.random.normal(-4, 2, (2, 100, 64)).astype("float32")
+    >>> layer = DiffRes(reduction_rate=0.75)
+    >>> tuple(layer(log_mel).shape)
+    (2, 25, 64, 3)
+    >>> tuple(layer.analyze(log_mel)["scores"].shape)
+    (2, 100)
+
+    References:
+        - Liu et al., 2022: sections 2.2 and 2.3, Table 6.
+    """
+
+    def __init__(
+        self,
+        reduction_rate=None,
+        output_frames=None,
+        log_scale=True,
+        features=FEATURES,
+        learned_encoding=False,
+        guide_loss_weight=1.0,
+        guide_threshold=0.5,
+        empty_energy=1e-4,
+        fill_up=True,
+        split_frames=True,
+        kernel_size=5,
+        **kwargs,
+    ):
+        super().__init__(reduction_rate, output_frames, log_scale, **kwargs)
+        if not (
+            isinstance(features, (tuple, list))
+            and features
+            and all(feature in FEATURES for feature in features)
+        ):
+            raise ValueError(
+                f"`features` must be a tuple of one or more of {FEATURES}. "
+                f"Received: features={features!r}"
+            )
+        for name, value in [
+            ("guide_loss_weight", guide_loss_weight),
+            ("guide_threshold", guide_threshold),
+            ("empty_energy", empty_energy),
+        ]:
+            if not is_number(value) or not value >= 0:
+                raise ValueError(
+                    f"`{name}` must be a number of 0 or more. "
+                    f"Received: {name}={value}"
+                )
+        self.features = tuple(features)
+        self.learned_encoding = learned_encoding
+        self.guide_loss_weight = float(guide_loss_weight)
+        self.guide_threshold = float(guide_threshold)
+        self.empty_energy = float(empty_energy)
+        self.fill_up = fill_up
+        self.split_frames = split_frames
+        self.kernel_size = check_positive_integer(kernel_size, "kernel_size")
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        frames, mels = input_shape[1:3]
+        widths = [max(mels // 2**block, 1) for block in range(1, 5)]
+        self._network = [
+            ResConv1D(width, self.kernel_size, dtype=self.dtype_policy)
+            for width in (*widths, 1)
+        ]
+        build_all(self._network, (input_shape[0], frames, mels))
+
+        self._encoding = None
+        if self.learned_encoding:
+            if frames is None:
+                raise ValueError(
+                    "`learned_encoding` needs inputs with a known number of "
+                    f"frames. Received: input_shape={tuple(input_shape)}"
+                )
+            self.input_spec = keras.layers.InputSpec(
+                ndim=len(input_shape), axes={1: frames, 2: mels}
+            )
+            self._encoding = self.add_weight(
+                name="encoding",
+                shape=(frames * self._repeats(frames), mels),
+                initializer=lambda shape, dtype: ops.cast(
+                    warping.sinusoidal_encoding(*shape), dtype
+                ),
+                autocast=False,
+            )
+
+        self.guide_loss = self._add_statistic("guide_loss")
+        self.activeness = self._add_statistic("activeness")
+        self._batches = self._add_statistic("batches")
+        self._shown = [
+            _Shown("guide_loss", lambda: self.guide_loss),
+            _Shown("activeness", lambda: self.activeness),
+        ]
+
+    def _add_statistic(self, name):
+        return self.add_weight(
+            name=name,
+            shape=(),
+            initializer="zeros",
+            trainable=False,
+            dtype="float32",
+            autocast=False,
+            aggregation="mean",
+        )
+
+    def analyze(self, inputs):
+        """What the layer does to given clips, by name.
+
+        Args:
+            inputs: spectrograms, as for a call.
+
+        Returns:
+            A dict of float32 tensors: the input as `spectrogram` (batch, time,
+            mel), stretched if it had too few frames; `scores` (batch, time);
+            `warp_matrix` (batch, output frames, time); `mean`, `max` and
+            `encoding` (batch, output frames, mel), whatever the `features` of
+            the output; `guide_loss` and `activeness` (batch,).
+        """
+        inputs = ops.convert_to_tensor(inputs)
+        if not self.built:
+            self.build(tuple(inputs.shape))
+        spectrogram, output_frames = self._spectrogram(inputs)
+        linear = self._to_linear(spectrogram)
+        scores, warp = self._warp(spectrogram, output_frames, training=False)
+        guide_loss, activeness = self._statistics(scores, linear, output_frames)
+        return {
+            "spectrogram": spectrogram,
+            "scores": scores,
+            "warp_matrix": warping.warp_matrix(warp, output_frames),
+            **{
+                name: self._feature(name, linear, scores, warp, output_frames)
+                for name in FEATURES
+            },
+            "guide_loss": guide_loss,
+            "activeness": activeness,
+        }
+
+    def _features(self, spectrogram, output_frames, training):
+        linear = self._to_linear(spectrogram)
+        scores, warp = self._warp(spectrogram, output_frames, training)
+        self._record(*self._statistics(scores, linear, output_frames), training)
+        return [
+            self._feature(name, linear, scores, warp, output_frames)
+            for name in self.features
+        ]
+
+    def _channels(self):
+        return len(self.features)
+
+    def _importance(self, spectrogram, training):
+        """Eq. 3: the importance of each frame, between zero and one."""
+        x = spectrogram
+        for block in self._network:
+            x = block(x, training=training)
+        return ops.sigmoid(ops.cast(x[..., 0], "float32"))
+
+    def _warp(self, spectrogram, output_frames, training):
+        scores = warping.rescale_scores(
+            self._importance(spectrogram, training), output_frames, self.fill_up
+        )
+        warp = warping.warp(
+            scores, output_frames, self.fill_up, self.split_frames
+        )
+        return scores, warp
+
+    def _feature(self, name, linear, scores, warp, output_frames):
+        _, frames, mels = ops.shape(linear)
+        if name == "encoding":
+            encoding = self._encoding
+            if encoding is None:
+                encoding = warping.sinusoidal_encoding(frames, mels)
+            encoding = ops.convert_to_tensor(encoding)[None]
+            return warping.weighted_mean(encoding, warp, output_frames)
+        if name == "mean":
+            merged = warping.weighted_mean(linear, warp, output_frames)
+        else:
+            merged = warping.weighted_max(linear, scores, warp, output_frames)
+            merged = merged / warping.rate(scores, output_frames)
+        return self._from_linear(merged, linear)
+
+    def _statistics(self, scores, linear, output_frames):
+        """Guide loss and activeness of each clip."""
+        rate = warping.rate(scores, output_frames)
+        is_empty = warping.frame_energy(linear) < self.empty_energy
+        return (
+            warping.guide_loss(scores, is_empty, rate, self.guide_threshold),
+            warping.activeness(scores, ops.logical_not(is_empty), rate),
+        )
+
+    def _record(self, guide_loss, activeness, training):
+        guide_loss = ops.mean(guide_loss)
+        if self.guide_loss_weight:
+            self.add_loss(self.guide_loss_weight * guide_loss)
+        if not training:
+            return
+        self._batches.assign_add(1.0)
+        share = 1.0 / ops.minimum(self._batches, WINDOW)
+        for weight, value in [
+            (self.guide_loss, guide_loss),
+            (self.activeness, ops.mean(activeness)),
+        ]:
+            weight.assign(weight + share * (value - weight))
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "features": list(self.features),
+            "learned_encoding": self.learned_encoding,
+            "guide_loss_weight": self.guide_loss_weight,
+            "guide_threshold": self.guide_threshold,
+            "empty_energy": self.empty_energy,
+            "fill_up": self.fill_up,
+            "split_frames": self.split_frames,
+            "kernel_size": self.kernel_size,
+        }
+
+
+class _Shown(keras.metrics.Metric):
+    """Shows a weight of a layer among the metrics of the model.
+
+    The state of a metric does not outlive a call of the layer under JAX, that
+    of a weight does.
+    """
+
+    def __init__(self, name, read):
+        super().__init__(name=name)
+        self._read = read
+
+    def update_state(self, *args, **kwargs):
+        pass
+
+    def result(self):
+        try:
+            # A copy: a training step may take over the memory of a weight.
+            return ops.copy(self._read())
+        except TypeError:
+            # While a step runs under JAX, the weights of a model hold nothing;
+            # the metrics of an epoch are read when it is over.
+            return ops.zeros(())

@@ -1,0 +1,283 @@
+"""Downsampling layers: in space, in the Fourier domain, with learned strides.
+
+References:
+    - Riad et al., [Learning strides in convolutional neural networks](
+      https://arxiv.org/abs/2202.01653), ICLR 2022.
+    - Rippel et al., [Spectral representations for convolutional neural
+      networks](https://arxiv.org/abs/1506.03767), NeurIPS 2015.
+"""
+
+import keras
+
+from diffstride.layers.base_pooling import (
+    BaseDiffStride,
+    BaseFixedSpectralPooling,
+    StrideConstraint,
+)
+from diffstride.validation import (
+    check_choice,
+    check_data_format,
+    check_two_integers,
+)
+
+__all__ = [
+    "DiffStride",
+    "DiffStride1D",
+    "DiffStride3D",
+    "FixedSpectralPooling",
+    "FixedSpectralPooling1D",
+    "FixedSpectralPooling3D",
+    "SpatialPooling",
+    "StrideConstraint",
+]
+
+register = keras.saving.register_keras_serializable(package="diffstride")
+
+
+@register
+class SpatialPooling(keras.layers.Layer):
+    """Average or max pooling that fits where a spectral layer does.
+
+    Args:
+        strides: integer, or tuple of two. Downsampling factor of each axis.
+        pool_mode: `"average"` or `"max"`.
+        pool_size: integer, tuple of two, or None. Size of the window. Defaults
+            to `strides`.
+        padding: `"same"` or `"valid"`.
+        data_format: `"channels_last"`, `"channels_first"` or None. Defaults to
+            `keras.config.image_data_format()`.
+
+    Input shape:
+        `(batch, height, width, channels)` with `"channels_last"`,
+        `(batch, channels, height, width)` with `"channels_first"`.
+
+    Output shape:
+        That of the input, with height and width divided by the strides.
+
+    Example:
+
+    >>> layer = SpatialPooling(strides=(2, 4))
+    >>> tuple(layer(np.zeros((1, 64, 64, 3))).shape)
+    (1, 32, 16, 3)
+    """
+
+    def __init__(
+        self,
+        strides=(2, 2),
+        pool_mode="average",
+        pool_size=None,
+        padding="same",
+        data_format=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.strides = check_two_integers(strides, "strides")
+        self.pool_mode = check_choice(
+            pool_mode, "pool_mode", ("average", "max")
+        )
+        self.pool_size = check_two_integers(
+            self.strides if pool_size is None else pool_size, "pool_size"
+        )
+        self.padding = check_choice(padding, "padding", ("same", "valid"))
+        self.data_format = check_data_format(data_format)
+        pool_class = (
+            keras.layers.MaxPooling2D
+            if pool_mode == "max"
+            else keras.layers.AveragePooling2D
+        )
+        self._pool = pool_class(
+            self.pool_size,
+            self.strides,
+            self.padding,
+            self.data_format,
+            dtype=self.dtype_policy,
+        )
+        self.input_spec = self._pool.input_spec
+
+    def call(self, inputs):
+        return self._pool(inputs)
+
+    def compute_output_shape(self, input_shape):
+        return self._pool.compute_output_shape(input_shape)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "strides": self.strides,
+            "pool_mode": self.pool_mode,
+            "pool_size": self.pool_size,
+            "padding": self.padding,
+            "data_format": self.data_format,
+        }
+
+
+@register
+class FixedSpectralPooling(BaseFixedSpectralPooling):
+    """Spectral pooling: a hard crop in the Fourier domain at fixed strides.
+
+    An axis of `n` points becomes one of `n / stride`, made even and never under
+    two: strides need not be integers. Only the lower frequencies are kept, so
+    that nothing aliases. The layer has no weights. `FixedSpectralPooling1D` and
+    `FixedSpectralPooling3D` do the same for signals and volumes.
+
+    Args:
+        strides: number of 1 or more, or tuple of two. Downsampling factor of
+            height and width.
+        data_format: `"channels_last"`, `"channels_first"` or None. Defaults to
+            `keras.config.image_data_format()`.
+        norm: `"backward"`, `"ortho"` or `"forward"`, the scale of the transform
+            in NumPy's terms. `"forward"` leaves a constant as it is,
+            `"backward"` multiplies it by the number of points that one point
+            of the output stands for, `"ortho"` by the root of that number.
+
+    Input shape:
+        `(batch, height, width, channels)` with `"channels_last"`,
+        `(batch, channels, height, width)` with `"channels_first"`.
+
+    Output shape:
+        That of the input, with a smaller height and width.
+
+    Example:
+
+    >>> layer = FixedSpectralPooling(strides=(2, 4))
+    >>> tuple(layer(np.zeros((1, 64, 64, 3))).shape)
+    (1, 32, 16, 3)
+
+    Reference:
+        Riad et al., 2022, section 2.3; Rippel et al., 2015.
+    """
+
+    rank = 2
+
+
+@register
+class FixedSpectralPooling1D(BaseFixedSpectralPooling):
+    """Spectral pooling of signals `(batch, steps, channels)`.
+
+    The arguments are those of `FixedSpectralPooling`.
+
+    Example:
+
+    >>> layer = FixedSpectralPooling1D(strides=2.5)
+    >>> tuple(layer(np.zeros((1, 100, 3))).shape)
+    (1, 40, 3)
+    """
+
+    rank = 1
+
+
+@register
+class FixedSpectralPooling3D(BaseFixedSpectralPooling):
+    """Spectral pooling of volumes `(batch, depth, height, width, channels)`.
+
+    The arguments are those of `FixedSpectralPooling`, with three strides.
+
+    Example:
+
+    >>> layer = FixedSpectralPooling3D(strides=(1, 2, 2))
+    >>> tuple(layer(np.zeros((1, 8, 16, 16, 3))).shape)
+    (1, 8, 8, 8, 3)
+    """
+
+    rank = 3
+
+
+@register
+class DiffStride(BaseDiffStride):
+    """Downsampling whose strides are trained with the rest of the model.
+
+    The layer keeps the lower frequencies of its input under a window that is
+    one up to the cut-off frequency of the strides, falls to zero within
+    `smoothness_factor` frequencies, and is zero beyond, where the spectrum is
+    cropped. The window is differentiable in the strides: they follow the
+    gradient of the loss, and the size of the output follows them.
+
+    `layer.strides` is the weight, and reads as the strides in effect: at least
+    `size / (size - smoothness_factor)`, from where on the window ends inside
+    the map and the gradient lives.
+
+    On TensorFlow the sizes are computed inside the graph, by default, and are
+    None in the shape of the output. Under JAX, and with `static_sizes=True`,
+    the layer holds sizes that `refresh_sizes` brings up to date; the callback
+    `diffstride.training.callbacks.RefreshSizes` calls it during `fit`.
+
+    `DiffStride1D` and `DiffStride3D` do the same for signals and volumes.
+
+    Args:
+        strides: number of 1 or more, or tuple of two. Initial strides of
+            height and width.
+        smoothness_factor: number of 0 or more. Length of the ramp of the
+            window, in frequencies. Without a ramp strides do not learn.
+        cropping: whether to crop the spectrum. False filters only.
+        trainable: whether the strides are trained. What a constructor says also
+            decides on `static_sizes`, for good.
+        shared_stride: whether both axes share one stride.
+        lower_limit_stride: number or None. Smallest stride.
+        upper_limit_stride: number or None. Largest stride.
+        data_format: `"channels_last"`, `"channels_first"` or None. Defaults to
+            `keras.config.image_data_format()`.
+        symmetric: whether the window is the one of Eq. 3 on both axes. By
+            default it is the one of the 2022 release, which differs by one
+            frequency. A symmetric window costs about a third less.
+        norm: `"backward"`, `"ortho"` or `"forward"`, the scale of the
+            transform in NumPy's terms. `"forward"` leaves a constant as it is,
+            which is best in a new model; the default is that of the release.
+        ramp: `"outside"` for a ramp that begins at the cut-off frequency, as
+            published, which makes an output larger than `size / stride` by
+            twice `smoothness_factor`; `"inside"` for one that ends there,
+            symmetric in any case, with an output of `size / stride`.
+        static_sizes: whether sizes are constants of a graph, so that XLA can
+            compile it. Defaults to True where it is needed: under JAX, and
+            where the strides are not trained.
+        size_multiple: even integer, or 1. Sizes are rounded up to a multiple of
+            it, within the size of the input: fewer sizes, and so fewer
+            compilations, for some more points, which hold nothing new.
+
+    Input shape:
+        `(batch, height, width, channels)` with `"channels_last"`,
+        `(batch, channels, height, width)` with `"channels_first"`.
+
+    Output shape:
+        That of the input, with a smaller height and width.
+
+    Example:
+
+    >>> layer = DiffStride(strides=(2, 4))
+    >>> tuple(layer(np.zeros((1, 64, 64, 3))).shape)
+    (1, 40, 24, 3)
+    >>> layer = DiffStride(strides=(2, 4), ramp="inside", norm="forward")
+    >>> tuple(layer(np.zeros((1, 64, 64, 3))).shape)
+    (1, 32, 16, 3)
+
+    Reference:
+        Riad et al., 2022, section 2.4, Algorithm 1.
+    """
+
+    rank = 2
+
+
+@register
+class DiffStride1D(BaseDiffStride):
+    """`DiffStride` for signals `(batch, steps, channels)`.
+
+    Example:
+
+    >>> tuple(DiffStride1D(strides=2)(np.zeros((1, 100, 3))).shape)
+    (1, 58, 3)
+    """
+
+    rank = 1
+
+
+@register
+class DiffStride3D(BaseDiffStride):
+    """`DiffStride` for volumes `(batch, depth, height, width, channels)`.
+
+    Example:
+
+    >>> layer = DiffStride3D(strides=(1, 2, 2), smoothness_factor=2)
+    >>> tuple(layer(np.zeros((1, 8, 16, 16, 3))).shape)
+    (1, 8, 12, 12, 3)
+    """
+
+    rank = 3

@@ -1,0 +1,157 @@
+"""DenseNets whose transitions downsample in a pooling slot.
+
+In a dense block every layer reads the outputs of all layers before it. The
+transition between two blocks halves the channels by a 1x1 convolution and
+downsamples in the slot.
+
+References:
+    - Huang et al., [Densely connected convolutional networks](
+      https://arxiv.org/abs/1608.06993), 2017.
+    - Riad et al., [Learning strides in convolutional neural networks](
+      https://arxiv.org/abs/2202.01653), 2022: Tables A.3 and A.4.
+"""
+
+import functools
+
+import keras
+
+from diffstride.models import pooling_slot
+
+
+def densenet(
+    blocks=(6, 12, 24, 16),
+    growth=32,
+    strides=(2, 2, 2),
+    pooling_cls=None,
+    num_output_classes=10,
+    output_activation=None,
+    input_shape=None,
+    imagenet_stem=False,
+    include_top=True,
+    compression=0.5,
+    weight_decay=0.0,
+    name="densenet",
+):
+    """Builds a DenseNet-BC, by default the one of 121 layers.
+
+    Its layers are named as in `keras.applications`, whose weights
+    `load_keras_applications_weights` of `diffstride.models.pretrained` carries
+    over where `imagenet_stem=True`. The data format is
+    `keras.config.image_data_format()`.
+
+    Args:
+        blocks: tuple of integers. Layers in each dense block.
+        growth: integer. Channels that a layer adds. Defaults to 32.
+        strides: tuple with one entry for each transition between two blocks: a
+            number, a tuple of two, or None for a transition that does not
+            downsample and has no slot. Integers where `pooling_cls` is None.
+            `(2, 2, None)` gives the 121 layers with two downsampling steps of
+            the paper's experiments on CIFAR.
+        pooling_cls: None for average pooling, the original, or a class, a
+            function or a config dict that makes the pooling layer of each
+            transition (see `diffstride.models.pooling_slot`); or a list with
+            one of these for each transition.
+        num_output_classes: integer. Defaults to 10.
+        output_activation: activation of the classifier. None, the default,
+            gives logits.
+        input_shape: shape of one image. Height and width may be None. Defaults
+            to 32x32 pixels in three channels.
+        imagenet_stem: whether the stem is a 7x7 convolution and max pooling, by
+            2 each. Defaults to False: a 3x3 convolution.
+        include_top: whether the model classifies. Otherwise it returns its last
+            feature map. Defaults to True.
+        compression: float. Share of the channels that a transition keeps.
+            Defaults to 0.5.
+        weight_decay: float. Factor of the L2 penalty on the kernels. Defaults
+            to 0.
+        name: string. Name of the model.
+
+    Returns:
+        A Functional Keras model.
+
+    Example:
+
+    >>> model = densenet(blocks=(2, 2), growth=8, strides=(2,))
+    >>> tuple(model(np.ones((1, 32, 32, 3))).shape)
+    (1, 10)
+    """
+    if len(strides) != len(blocks) - 1:
+        raise ValueError(
+            "`strides` must have one entry for each transition between two "
+            f"blocks. Received: strides={strides}, blocks={blocks}"
+        )
+    pooling_cls = pooling_slot.per_stage(
+        pooling_cls, "pooling_cls", len(strides)
+    )
+    axis = -1
+    if keras.config.image_data_format() == "channels_first":
+        axis = 1
+    if input_shape is None:
+        input_shape = (3, 32, 32) if axis == 1 else (32, 32, 3)
+    regularizer = keras.regularizers.L2(weight_decay) if weight_decay else None
+    convolution = functools.partial(
+        keras.layers.Conv2D, use_bias=False, kernel_regularizer=regularizer
+    )
+
+    inputs = x = keras.Input(input_shape, name="images")
+    if imagenet_stem:
+        x = keras.layers.ZeroPadding2D(3, name="conv1_padding")(x)
+        x = convolution(2 * growth, 7, strides=2, name="conv1_conv")(x)
+        x = _rectify(x, "conv1", axis)
+        # After rectification a zero is no larger than any pixel.
+        x = keras.layers.ZeroPadding2D(1, name="pool1_padding")(x)
+        x = keras.layers.MaxPooling2D(3, strides=2, name="pool1")(x)
+    else:
+        x = convolution(2 * growth, 3, padding="same", name="conv1_conv")(x)
+
+    for i, layers in enumerate(blocks):
+        for j in range(layers):
+            x = _dense_layer(
+                x, growth, convolution, axis, f"conv{i + 2}_block{j + 1}"
+            )
+        if i < len(strides):
+            name_ = f"pool{i + 2}"
+            x = _rectify(x, name_, axis)
+            x = convolution(
+                int(x.shape[axis] * compression), 1, name=f"{name_}_conv"
+            )(x)
+            x = _downsample(x, strides[i], pooling_cls[i], f"{name_}_pooling")
+    x = _rectify(x, None, axis)
+    if include_top:
+        x = keras.layers.GlobalAveragePooling2D(name="avg_pool")(x)
+        x = keras.layers.Dense(
+            num_output_classes,
+            activation=output_activation,
+            kernel_regularizer=regularizer,
+            name="predictions",
+            # Losses and probabilities in full precision.
+            dtype="float32",
+        )(x)
+    return keras.Model(inputs, x, name=name)
+
+
+def _dense_layer(inputs, growth, convolution, axis, name):
+    x = _rectify(inputs, f"{name}_0", axis)
+    x = convolution(4 * growth, 1, name=f"{name}_1_conv")(x)
+    x = _rectify(x, f"{name}_1", axis)
+    x = convolution(growth, 3, padding="same", name=f"{name}_2_conv")(x)
+    return keras.layers.Concatenate(axis=axis, name=f"{name}_concat")(
+        [inputs, x]
+    )
+
+
+def _downsample(x, strides, pooling_cls, name):
+    if strides is None:
+        return x
+    if pooling_cls is None:
+        strides = pooling_slot.integer_strides(strides, name)
+        return keras.layers.AveragePooling2D(strides, name=name)(x)
+    return pooling_slot.make_pooling(pooling_cls, strides, name=name)(x)
+
+
+def _rectify(x, name, axis):
+    prefix = f"{name}_" if name else ""
+    x = keras.layers.BatchNormalization(
+        axis=axis, epsilon=1.001e-5, name=f"{prefix}bn"
+    )(x)
+    return keras.layers.ReLU(name=f"{prefix}relu")(x)

@@ -1,0 +1,1 @@
+"""The mathematics of the layers, which knows no layer."""

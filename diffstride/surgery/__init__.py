@@ -1,0 +1,1 @@
+"""From one model to another: learned strides, integer strides, constants."""

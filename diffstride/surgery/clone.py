@@ -1,0 +1,179 @@
+"""Copies of a model in which some layers are others.
+
+`keras.models.clone_model` does the walk; this adds what it leaves out: models
+inside of models, Sequential ones among them, and the state of the layers.
+"""
+
+import collections
+import contextlib
+
+import keras
+from keras import tree
+
+from diffstride.layers.base_pooling import BaseDiffStride
+
+
+def is_graph(layer):
+    """Whether a layer is a model that Keras knows the graph of."""
+    return isinstance(layer, keras.Model) and hasattr(layer, "outputs")
+
+
+def graph(model):
+    """The graph of a model as a Functional model on the same layers.
+
+    Unlike the model itself it is not compiled, and it is never Sequential.
+    """
+    if isinstance(model, keras.Sequential):
+        inputs, outputs = model.inputs[0], model.outputs[0]
+    else:
+        inputs, outputs = model.input, model.output
+    return keras.Model(inputs, outputs, name=model.name)
+
+
+def nodes(model):
+    """The calls in the graph of a model, each after those it depends on."""
+    by_depth = graph(model)._nodes_by_depth
+    for depth in sorted(by_depth, reverse=True):
+        yield from (node for node in by_depth[depth] if not node.is_input)
+
+
+def users(model):
+    """What takes the output of each operation, and None for the model's own."""
+    found = collections.defaultdict(list)
+    for node in nodes(model):
+        if is_graph(node.operation):
+            for operation, inner in users(node.operation).items():
+                found[operation] += inner
+        for tensor in node.input_tensors:
+            found[tensor._keras_history.operation].append(node.operation)
+    for tensor in graph(model).outputs:
+        found[tensor._keras_history.operation].append(None)
+    return found
+
+
+def check_graph(model):
+    """Raises an error where a model cannot be copied layer by layer."""
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            "`model` must be a Keras model. "
+            f"Received: model={model} of type {type(model).__name__}"
+        )
+    with contextlib.suppress(AttributeError, ValueError):
+        if is_graph(model) and model.inputs:
+            return
+    raise ValueError(
+        "`model` must be a Functional model, or a Sequential one that is "
+        "built: Keras does not know the graph of others. "
+        f"Received: model={model.name} of type {type(model).__name__}"
+    )
+
+
+def clone(model, replace, call=None, input_shape=None, specialize=False):
+    """Copies a model with its weights.
+
+    Args:
+        model: a Functional model, or a Sequential one that is built.
+        replace: function from a layer to the one that takes its place.
+        call: function `(layer, replacement, *args, **kwargs)` that calls the
+            replacement of a layer. Defaults to a plain call.
+        input_shape: shape of an example, for a model with one input. Defaults
+            to the shapes that the model has.
+        specialize: whether models inside of this one take the sizes they are
+            called with, even where they took any.
+
+    Returns:
+        A Functional model that is not compiled.
+    """
+    check_graph(model)
+    replacements, originals, models = {}, {}, {}
+
+    def clone_function(layer):
+        if is_graph(layer):
+            return layer  # Copied where it is called.
+        if layer not in replacements:
+            replacements[layer] = replace(layer)
+            originals[replacements[layer]] = layer
+        return replacements[layer]
+
+    def call_function(layer, *args, **kwargs):
+        if is_graph(layer):
+            if layer not in models:
+                examples = args[0] if specialize else graph(layer).input
+                models[layer] = clone_graph(layer, examples)
+            return models[layer](*args, **kwargs)
+        if call is None:
+            return layer(*args, **kwargs)
+        return call(originals[layer], layer, *args, **kwargs)
+
+    def clone_graph(model, examples):
+        model = graph(model)
+        inputs = tree.map_structure(
+            lambda tensor, example: keras.Input(
+                batch_shape=example.shape, dtype=tensor.dtype, name=tensor.name
+            ),
+            model.input,
+            examples,
+        )
+        return keras.models.clone_model(
+            model, inputs, clone_function, call_function
+        )
+
+    inputs = graph(model).input
+    if input_shape is not None:
+        inputs = _examples(inputs, input_shape)
+    cloned = clone_graph(model, inputs)
+    for layer, replacement in replacements.items():
+        carry_state(layer, replacement)
+    return cloned
+
+
+def _examples(inputs, input_shape):
+    if tree.is_nested(inputs) and len(tree.flatten(inputs)) > 1:
+        raise ValueError(
+            "`input_shape` must be None for a model of several inputs. "
+            f"Received: input_shape={input_shape} for inputs {inputs}"
+        )
+    shape = tuple(input_shape)
+
+    def example(tensor):
+        known = tensor.shape[1:]
+        if len(shape) != len(known) or any(
+            size not in (None, given)
+            for size, given in zip(known, shape, strict=True)
+        ):
+            raise ValueError(
+                "`input_shape` must be a shape that the model takes, without "
+                f"the batch: {known}. Received: input_shape={shape}"
+            )
+        return keras.KerasTensor((None, *shape), tensor.dtype)
+
+    return tree.map_structure(example, inputs)
+
+
+def carry_state(source, target):
+    """Sets a layer, and all layers in it, to the state of another.
+
+    Learned strides are carried where both have as many of them.
+    """
+    strides, others = _stateful(source)
+    target_strides, target_others = _stateful(target)
+    pairs = list(zip(others, target_others, strict=True))
+    if len(strides) == len(target_strides):
+        pairs += zip(strides, target_strides, strict=True)
+    for old, new in pairs:
+        # As saving and loading do: a layer may do more than set its weights.
+        store = {}
+        old.save_own_variables(store)
+        new.load_own_variables(store)
+
+
+def _stateful(layer):
+    """The layers with weights of their own: DiffStride layers, and others."""
+    strides, others = [], []
+    # An operation in a graph, such as an addition, is not a layer.
+    if isinstance(layer, keras.layers.Layer):
+        for inner in layer._flatten_layers():
+            if inner._trainable_variables or inner._non_trainable_variables:
+                learns = isinstance(inner, BaseDiffStride)
+                (strides if learns else others).append(inner)
+    return strides, others

@@ -1,0 +1,1 @@
+"""What `diffstride.train` is made of."""

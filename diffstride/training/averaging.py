@@ -1,0 +1,39 @@
+"""Averaged weights of checkpoints."""
+
+import numpy as np
+
+
+def average_checkpoints(checkpoints, count=None):
+    """Averages the weights of the latest checkpoints.
+
+    Args:
+        checkpoints: a `diffstride.training.checkpoints.Checkpoints`.
+        count: integer. How many to average. Defaults to as many as are kept
+            (`keep_checkpoints` of the trainer), not counting an earlier best.
+
+    Returns:
+        `(arrays, state)` of the latest checkpoint, with the mean of its weights
+        and of those before; None where there is no checkpoint.
+
+    References:
+        - Gong et al., [PSLA: improving audio tagging with pretraining,
+          sampling, labeling, and aggregation](
+          https://arxiv.org/abs/2102.01243), 2021, section III-F.
+    """
+    steps = checkpoints.steps()[-(count or checkpoints.keep) :]
+    if not steps:
+        return None
+    arrays, state = checkpoints.load(steps[-1])
+    weights = {
+        name: np.zeros(array.shape, "float64")
+        for name, array in arrays.items()
+        # The state of random generators has no mean.
+        if name.startswith("model/") and array.dtype.kind == "f"
+    }
+    for step in steps:
+        others, _ = checkpoints.load(step)
+        for name in weights:
+            weights[name] += others[name] / len(steps)
+    for name, mean in weights.items():
+        arrays[name] = mean.astype(arrays[name].dtype)
+    return arrays, state

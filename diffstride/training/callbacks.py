@@ -1,0 +1,353 @@
+"""What happens beside the fit: refreshed sizes, records, a stop at NaN."""
+
+import functools
+import importlib.util
+import json
+import math
+import pathlib
+import time
+
+import keras
+from keras import ops
+
+from diffstride.analysis import complexity
+from diffstride.layers.base_pooling import BaseDiffStride
+from diffstride.training import distribution
+from diffstride.training.checkpoints import write_atomically
+
+
+def learned_strides(model):
+    """The strides of every layer that learns them, by the layer's name."""
+    return {
+        layer.name: ops.convert_to_numpy(layer.strides).tolist()
+        for layer in complexity.learned_layers(model)
+    }
+
+
+class RefreshSizes(keras.callbacks.Callback):
+    """Lets the static sizes of DiffStride layers follow their strides.
+
+    Where a layer holds static sizes (always under JAX, and with
+    `static_sizes=True`), its strides move at every step, but its sizes only
+    when this callback looks. Where a size changed, the compiled functions of
+    the model are replaced. Those of earlier sizes are kept, so that a size
+    seen before costs no compilation.
+
+    Weights loaded into a model that has run already may ask for other sizes
+    too: with this callback `fit`, `evaluate` and `predict` see to that first.
+
+    Args:
+        every: `"epoch"`, or an integer: a number of training steps.
+
+    Attributes:
+        steps: number of training steps so far. To be set where an interrupted
+            training goes on, for `every` to count on.
+        compilations: number of training functions compiled so far.
+
+    Example:
+
+    ```python
+    from diffstride.training.callbacks import RefreshSizes
+
+    model.fit(x, y, callbacks=[RefreshSizes()])
+    ```
+    """
+
+    _FUNCTIONS = ("train_function", "test_function", "predict_function")
+
+    def __init__(self, every="epoch"):
+        super().__init__()
+        if every != "epoch" and (type(every) is not int or every < 1):
+            raise ValueError(
+                "`every` must be 'epoch' or a positive integer. "
+                f"Received: every={every}"
+            )
+        self.every = every
+        # Once an epoch, Keras need not wait for the result of each step.
+        self.async_safe = every == "epoch"
+        self.steps = 0
+        self.compilations = 0
+        self._train_function = None
+        self._compiled = []
+        # Pairs of the sizes that a graph was built with, by layer, and the
+        # functions compiled from it.
+        self._kept = []
+
+    def on_train_batch_begin(self, batch, logs=None):
+        function = self.model.train_function
+        if not any(function is compiled for compiled in self._compiled):
+            self._compiled.append(function)
+            self.compilations += 1
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.steps += 1
+        if self.every != "epoch" and self.steps % self.every == 0:
+            if keras.backend.backend() == "jax":
+                # The variables lag behind the state of the training step.
+                self.model.jax_state_sync()
+            self.refresh()
+
+    def on_train_begin(self, logs=None):
+        if self.model.train_function is not self._train_function:
+            self._start_anew()
+        self._replace_functions(self._built_sizes())
+
+    def _start_anew(self):
+        """Forgets functions of an earlier `model.compile`."""
+        self._kept, self._compiled = [], []
+        for name in self._FUNCTIONS:
+            if getattr(self.model, name) is not None:
+                setattr(self.model, name, None)
+                self._make(name)
+        self._train_function = self.model.train_function
+
+    def on_test_begin(self, logs=None):
+        self._replace_functions(self._built_sizes())
+
+    def on_predict_begin(self, logs=None):
+        self._replace_functions(self._built_sizes())
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.every == "epoch":
+            self.refresh()
+
+    def refresh(self):
+        """Brings sizes up to date; replaces functions where one changed."""
+        built = self._built_sizes()
+        for layer in built:
+            layer.refresh_sizes()
+        self._replace_functions(built)
+
+    def _built_sizes(self):
+        return {
+            layer: layer.built_sizes
+            for layer in self.model._flatten_layers()
+            if isinstance(layer, BaseDiffStride) and layer.supports_jit
+        }
+
+    def _replace_functions(self, built):
+        """Replaces functions built with other sizes than those of now."""
+        model, layers = self.model, list(built)
+        if all(layer.sizes_follow(sizes) for layer, sizes in built.items()):
+            return
+        self._kept.append(
+            (built, {name: getattr(model, name) for name in self._FUNCTIONS})
+        )
+        for index, (built, functions) in enumerate(self._kept):  # noqa: B007
+            if all(layer.sizes_follow(sizes) for layer, sizes in built.items()):
+                del self._kept[index]
+                break
+        else:
+            built = {layer: {} for layer in layers}
+            functions = dict.fromkeys(self._FUNCTIONS)
+        for layer, sizes in built.items():
+            layer.built_sizes = sizes
+        for name, function in functions.items():
+            in_use = getattr(model, name) is not None
+            setattr(model, name, function)
+            if in_use:
+                self._make(name)
+        self._train_function = model.train_function
+
+    def _make(self, name):
+        # JAX knows a function by equality. Every `model.train_step` equals the
+        # one before, whose graph it would run again; a partial does not.
+        step = name.replace("function", "step")
+        attributes = vars(self.model)
+        attributes[step] = functools.partial(getattr(self.model, step))
+        getattr(self.model, f"make_{name}")()
+        del attributes[step]
+
+
+class StopOnNaN(keras.callbacks.Callback):
+    """Raises `FloatingPointError` at the first step without a finite loss.
+
+    Args:
+        progress: the `Progress` of the run.
+        checkpoints: the `Checkpoints` of the run, to name the last good one.
+    """
+
+    # Keras then reads the loss in a thread and need not wait for each step.
+    async_safe = True
+
+    def __init__(self, progress, checkpoints):
+        super().__init__()
+        self._progress = progress
+        self._checkpoints = checkpoints
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._start_step = self._progress.step
+        self._losses = {}
+        self._checked = 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._losses[batch] = logs["loss"]
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self._check_losses()
+
+    def on_test_begin(self, logs=None):
+        self._check_losses()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._check_losses()
+        for name, value in logs.items():
+            if not math.isfinite(value):
+                self._stop(f"`{name}` is {value} after epoch {epoch + 1}.")
+
+    def _check_losses(self):
+        # Threads may deliver the losses out of order.
+        while self._checked in self._losses:
+            loss = self._losses.pop(self._checked)
+            self._checked += 1
+            if not math.isfinite(loss):
+                self._stop(
+                    f"The loss is {loss} at step "
+                    f"{self._start_step + self._checked} of epoch "
+                    f"{self._progress.epoch + 1}."
+                )
+
+    def _stop(self, reason):
+        steps = self._checkpoints.steps()
+        kept = self._checkpoints.path(steps[-1]) if steps else "none yet"
+        raise FloatingPointError(
+            f"{reason} Training stops; a smaller learning rate or a warm-up "
+            f"may help. Last good checkpoint: {kept}"
+        )
+
+
+class Recorder(keras.callbacks.Callback):
+    """Adds one line to the history for each epoch.
+
+    A line holds the metrics, the learning rate, the strides of every layer that
+    learns them and the size of its output, what the model costs, the training
+    functions compiled so far, and the time.
+
+    Args:
+        progress: the `Progress` of the run.
+        path: the JSON-lines file.
+        input_shape: shape of an example, to count operations with; where a
+            size is None, nothing is counted.
+        refresh: the `RefreshSizes` of the run.
+    """
+
+    def __init__(self, progress, path, input_shape, refresh):
+        super().__init__()
+        self._refresh = refresh
+        self._progress = progress
+        self._path = pathlib.Path(path)
+        self._input_shape = input_shape
+        self.costs = None
+
+    def write(self):
+        """Makes the file say what the progress says, and no more."""
+        if not distribution.is_first():
+            return
+        lines = [json.dumps(row) + "\n" for row in self._progress.history]
+        write_atomically(
+            self._path, lambda file: file.write("".join(lines).encode())
+        )
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch_began = time.monotonic() - self._progress.seconds
+        self._training_began = time.monotonic()
+        self._steps_before = self._steps = self._progress.step
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if batch == 1:  # The first step may also compile.
+            self._training_began = time.monotonic()
+            self._steps_before = self._steps
+        self._steps += 1
+
+    def on_test_begin(self, logs=None):
+        seconds = time.monotonic() - self._training_began
+        # The loss is a mean over all images of the epoch.
+        images = float(ops.convert_to_numpy(self.model.metrics[0].count))
+        share = (self._steps - self._steps_before) / self._steps
+        self._images_per_second = images * share / seconds
+
+    def on_epoch_end(self, epoch, logs=None):
+        learned = complexity.learned_layers(self.model)
+        if learned or self.costs is None:
+            self.costs = []
+            if None not in self._input_shape:
+                self.costs = complexity.layer_costs(
+                    self.model, self._input_shape
+                )
+        sizes = {cost.name: cost.output_shape for cost in self.costs}
+        macs = sum(cost.macs for cost in self.costs)
+        row = {
+            "epoch": epoch + 1,
+            **logs,
+            "learning_rate": float(
+                ops.convert_to_numpy(self.model.optimizer.learning_rate)
+            ),
+            "strides": learned_strides(self.model),
+            "sizes": {
+                layer.name: [
+                    sizes[layer.name][axis - 1] for axis in layer._axes
+                ]
+                for layer in learned
+                if layer.name in sizes
+            },
+            **({"macs": macs} if self.costs else {}),
+            "compilations": self._refresh.compilations,
+            "seconds": round(time.monotonic() - self._epoch_began, 3),
+            "images_per_second": round(self._images_per_second, 1),
+        }
+        self._progress.history.append(row)
+        self.write()
+
+
+def tensorboard_is_installed():
+    """Whether `TensorBoard` can write: TensorFlow alone is not enough."""
+    return keras.backend.backend() == "tensorflow" and bool(
+        importlib.util.find_spec("tensorboard")
+    )
+
+
+class TensorBoard(keras.callbacks.Callback):
+    """Writes what a `Recorder` has just recorded, for TensorBoard.
+
+    Keras's own callback closes its files at the end of each `fit`, and a run is
+    one `fit` for each epoch.
+
+    Args:
+        recorder: the `Recorder` of the run.
+        progress: the `Progress` of the run.
+        log_dir: directory of the event files.
+    """
+
+    def __init__(self, recorder, progress, log_dir):
+        super().__init__()
+        from tensorflow import summary
+
+        self._summary = summary
+        self._recorder = recorder
+        self._progress = progress
+        self._writers = {
+            split: summary.create_file_writer(str(pathlib.Path(log_dir, split)))
+            for split in ("train", "validation")
+        }
+
+    def on_epoch_end(self, epoch, logs=None):
+        row = self._progress.history[-1]
+        scalars = {"train": {}, "validation": {}}
+        for name, value in row.items():
+            if name.startswith("val_"):
+                scalars["validation"][f"epoch_{name[4:]}"] = value
+            elif isinstance(value, dict):
+                for layer, numbers in value.items():
+                    for axis, number in enumerate(numbers):
+                        scalars["train"][f"{name}/{layer}/{axis}"] = number
+            elif name != "epoch":
+                scalars["train"][f"epoch_{name}"] = value
+        for index, cost in enumerate(self._recorder.costs):
+            if cost.macs:
+                # Numbered, as layers of different blocks may share a name.
+                scalars["train"][f"macs/{index:03d}_{cost.name}"] = cost.macs
+        for split, values in scalars.items():
+            with self._writers[split].as_default(step=epoch):
+                for name, value in values.items():
+                    self._summary.scalar(name, value)
+            self._writers[split].flush()

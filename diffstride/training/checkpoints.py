@@ -1,0 +1,378 @@
+"""Checkpoints that survive a kill at any moment.
+
+One file holds everything: every variable, and the place in the run. It appears
+under its name only once it is complete on the disk, and the checksums of its
+archive tell when that is no longer so.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import time
+import zipfile
+import zlib
+
+import keras
+import numpy as np
+from absl import logging
+from keras import ops
+
+from diffstride.analysis.complexity import learned_layers
+from diffstride.training import distribution
+
+_STATE = "state"
+_CORRUPT = (zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError)
+
+
+def write_atomically(path, write):
+    """Calls `write(file)`; the file replaces `path` when it is on the disk."""
+    path = pathlib.Path(path)
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        reason = error.strerror or error
+        raise OSError(
+            error.errno, f"{path} could not be written: {reason}."
+        ) from error
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)  # The new name, too, is on the disk.
+    finally:
+        os.close(directory)
+
+
+@dataclasses.dataclass
+class Progress:
+    """Where a run is: what a checkpoint holds besides the variables.
+
+    Args:
+        epoch: Epochs done.
+        step: Steps done in the epoch under way.
+        seconds: Seconds spent in it.
+        history: One dict for each epoch done.
+        initial_strides: The learned strides before the first step, by layer.
+        best: The epoch with the best monitored value: its checkpoint's step
+            and the value, or None.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    history: list = dataclasses.field(default_factory=list)
+    initial_strides: dict = dataclasses.field(default_factory=dict)
+    best: dict | None = None
+
+
+class Checkpoints:
+    """The checkpoints of one run, in one directory.
+
+    Args:
+        directory: where they are, or will be.
+        keep: integer. How many of the latest to keep; the best one is kept
+            besides.
+
+    Example:
+
+    >>> import tempfile
+    >>> checkpoints = Checkpoints(tempfile.mkdtemp())
+    >>> _ = checkpoints.save(100, {"kernel": np.ones(3)}, {"epoch": 2})
+    >>> arrays, state = checkpoints.load()
+    >>> arrays["kernel"], state["epoch"]
+    (array([1., 1., 1.]), 2)
+    """
+
+    def __init__(self, directory, keep=2):
+        if keep < 1:
+            raise ValueError(
+                f"`keep` must be at least 1. Received: keep={keep}"
+            )
+        self.directory = pathlib.Path(directory)
+        self.keep = keep
+
+    def path(self, step):
+        return self.directory / f"checkpoint-{step:09d}.npz"
+
+    def steps(self):
+        """The steps at which there are checkpoints, in order."""
+        return sorted(
+            int(path.stem.split("-")[1])
+            for path in self.directory.glob("checkpoint-*.npz")
+        )
+
+    def save(self, step, arrays, state, best_step=None):
+        """Writes a checkpoint and removes those no longer needed.
+
+        Args:
+            step: integer. Training steps so far, in all epochs.
+            arrays: dict of NumPy arrays.
+            state: whatever else, as JSON.
+            best_step: integer. The checkpoint to keep besides the latest ones.
+
+        Returns:
+            The path of the checkpoint.
+        """
+        path = self.path(step)
+        encoded = np.frombuffer(json.dumps(state).encode(), np.uint8)
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            write_atomically(
+                path,
+                lambda file: np.savez(file, **{_STATE: encoded}, **arrays),
+            )
+        except OSError as error:
+            raise OSError(
+                error.errno, f"{error.strerror} {self._where_it_goes_on()}"
+            ) from error
+        for old in self.steps()[: -self.keep]:
+            if old != best_step:
+                self.path(old).unlink(missing_ok=True)
+        for unfinished in self.directory.glob("*.tmp"):
+            unfinished.unlink()  # Left by a kill.
+        return path
+
+    def load(self, step=None):
+        """Reads a checkpoint: by default the latest one that is intact.
+
+        Args:
+            step: integer. The checkpoint to read, and no other.
+
+        Returns:
+            `(arrays, state)` as saved, or None where nothing was.
+        """
+        if step is not None:
+            return self._read(self.path(step))
+        errors = []
+        for step in reversed(self.steps()):
+            path = self.path(step)
+            try:
+                loaded = self._read(path)
+            except _CORRUPT as error:
+                errors.append(f"{path} ({error})")
+                logging.warning("Corrupt checkpoint: %s", errors[-1])
+                continue
+            if errors:
+                logging.warning("Falling back to the checkpoint %s", path)
+            return loaded
+        if errors:
+            raise ValueError(
+                "No intact checkpoint is left; empty "
+                f"{self.directory} to start again. Corrupt: "
+                + ", ".join(errors)
+            )
+        return None
+
+    def _read(self, path):
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        return arrays, json.loads(arrays.pop(_STATE).tobytes())
+
+    def _where_it_goes_on(self):
+        steps = self.steps()
+        if not steps:
+            return "There is no earlier one."
+        return (
+            f"The last good one is {self.path(steps[-1])}: the same command "
+            "goes on from there."
+        )
+
+
+def model_arrays(model):
+    """All variables of a compiled model: weights, optimizer and metrics."""
+    if hasattr(model, "jax_state_sync"):
+        # During `fit` under JAX the variables live outside the model.
+        model.jax_state_sync()
+    arrays = {
+        f"{group}/{index}": _to_numpy(variable)
+        for group, variables in _groups(model).items()
+        for index, variable in enumerate(variables)
+    }
+    for index, layer in enumerate(learned_layers(model)):
+        # Static sizes follow from strides that are not those of this step.
+        store = {}
+        layer.save_own_variables(store)
+        for name, value in store.items():
+            arrays[f"layer{index}/{name}"] = _to_numpy(value)
+    return arrays
+
+
+def restore_model(model, arrays, groups):
+    """Assigns what `model_arrays` returned to groups of variables of a model.
+
+    Args:
+        model: a built and compiled Keras model.
+        arrays: dict of NumPy arrays.
+        groups: names out of `"model"`, `"optimizer"` and `"metrics"`.
+    """
+    for group in groups:
+        variables = _groups(model)[group]
+        saved = _group(arrays, group)
+        if len(saved) != len(variables):
+            raise ValueError(
+                f"The checkpoint has {len(saved)} variables of the {group}, "
+                f"this configuration {len(variables)}."
+            )
+        for index, variable in enumerate(variables):
+            value = saved[str(index)]
+            if value.shape != tuple(variable.shape):
+                raise ValueError(
+                    f"`{variable.path}` has the shape {tuple(variable.shape)} "
+                    f"in this configuration, {value.shape} in the checkpoint."
+                )
+            variable.assign(value)
+    if "model" not in groups:
+        return
+    for index, layer in enumerate(learned_layers(model)):
+        layer.load_own_variables(_group(arrays, f"layer{index}"))
+
+
+def _groups(model):
+    return {
+        "model": model.variables,
+        "optimizer": model.optimizer.variables,
+        "metrics": model.metrics_variables,
+    }
+
+
+def _group(arrays, group):
+    return {
+        name.removeprefix(f"{group}/"): value
+        for name, value in arrays.items()
+        if name.startswith(f"{group}/")
+    }
+
+
+def _to_numpy(variable):
+    value = ops.convert_to_numpy(variable)
+    # NumPy archives know no bfloat16; float32 holds its values exactly.
+    return value.astype("float32") if value.dtype.kind == "V" else value
+
+
+class Checkpointing(keras.callbacks.Callback):
+    """Saves the run after each epoch, within epochs, and before it is ended.
+
+    Args:
+        checkpoints: the `Checkpoints` of the run.
+        progress: the `Progress` of the run.
+        train_steps: integer. Steps in an epoch.
+        every: integer or None. Also save after so many steps of an epoch.
+        monitor: string. The logged value that tells the best epoch: a loss is
+            to be small, anything else large. None stands for the accuracy on
+            the test split or, where there is none, the loss.
+        asked_to_end: function that returns the number of the signal that asks
+            to end, or None.
+    """
+
+    def __init__(
+        self, checkpoints, progress, train_steps, every, monitor, asked_to_end
+    ):
+        super().__init__()
+        self._checkpoints = checkpoints
+        self._progress = progress
+        self._train_steps = train_steps
+        self._every = every
+        self._monitor = monitor
+        self._asked_to_end = asked_to_end
+        self._metrics = None
+
+    def restore(self, model, arrays):
+        """Puts a model where it was, the metrics of an epoch half done too."""
+        restore_model(model, arrays, groups=("model", "optimizer"))
+        if self._progress.step:
+            restore_model(model, arrays, groups=("metrics",))
+            self._metrics = _values(model.metrics_variables)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._start_step = self._progress.step
+        self._began = time.monotonic() - self._progress.seconds
+        if self._metrics is not None:
+            # `fit` has just reset them.
+            for variable, value in zip(
+                self.model.metrics_variables, self._metrics, strict=True
+            ):
+                variable.assign(value)
+            self._metrics = None
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self._progress.step = self._start_step + batch
+        if batch and self._every and self._progress.step % self._every == 0:
+            self._save()
+        self._end_if_asked()
+
+    def on_test_begin(self, logs=None):
+        self._progress.step = self._train_steps
+        # `evaluate` is about to reset them.
+        self._metrics = _values(self.model.metrics_variables)
+
+    def on_test_batch_begin(self, batch, logs=None):
+        self._end_if_asked()
+
+    def on_epoch_end(self, epoch, logs=None):
+        progress = self._progress
+        progress.epoch = epoch + 1
+        progress.step = 0
+        self._metrics = None
+        progress.best = self._better(progress.best, logs)
+        self._save(seconds=0.0)
+        self._end_if_asked(saved=True)
+
+    def _better(self, best, logs):
+        monitor = self._monitor
+        if monitor is None:
+            monitor = "val_accuracy" if "val_accuracy" in logs else "val_loss"
+        if monitor not in logs:
+            raise ValueError(
+                f"`monitor` must be one of {sorted(logs)}. "
+                f"Received: monitor={monitor!r}"
+            )
+        value = logs[monitor]
+        if best is not None:
+            sign = 1 if monitor.endswith("loss") else -1
+            if sign * value >= sign * best["value"]:
+                return best
+        step = self._progress.epoch * self._train_steps
+        return {"epoch": self._progress.epoch, "step": step, "value": value}
+
+    def _save(self, seconds=None):
+        if not distribution.is_first():
+            return
+        progress = self._progress
+        progress.seconds = (
+            time.monotonic() - self._began if seconds is None else seconds
+        )
+        arrays = model_arrays(self.model)
+        if self._metrics is not None:
+            for index, value in enumerate(self._metrics):
+                arrays[f"metrics/{index}"] = value
+        for variable in self.model.trainable_variables:
+            if not np.isfinite(_to_numpy(variable)).all():
+                # The next loss will not be finite and will end the run.
+                logging.warning(
+                    "No checkpoint: `%s` is not finite.", variable.path
+                )
+                return
+        self._checkpoints.save(
+            progress.epoch * self._train_steps + progress.step,
+            arrays,
+            dataclasses.asdict(progress),
+            best_step=progress.best and progress.best["step"],
+        )
+
+    def _end_if_asked(self, saved=False):
+        signal = self._asked_to_end()
+        if signal is None:
+            return
+        if not saved:
+            self._save()
+        logging.info("Signal %d: checkpoint saved, training ends.", signal)
+        raise SystemExit(128 + signal)
+
+
+def _values(variables):
+    return [np.array(ops.convert_to_numpy(variable)) for variable in variables]

@@ -1,0 +1,386 @@
+"""Training and evaluation: compile, fit, resume, report."""
+
+import json
+import pathlib
+import sys
+
+import keras
+from absl import logging
+
+from diffstride.analysis import complexity
+from diffstride.training import callbacks as callbacks_lib
+from diffstride.training import (
+    distribution,
+    objectives,
+    plots,
+)
+from diffstride.training.averaging import average_checkpoints
+from diffstride.training.checkpoints import (
+    Checkpointing,
+    Checkpoints,
+    Progress,
+    restore_model,
+    write_atomically,
+)
+from diffstride.training.workdir import claimed
+from diffstride.validation import ConfigError, check_choice
+
+
+def train(
+    dataset,
+    model,
+    workdir,
+    mode="train",
+    seed=0,
+    num_epochs=100,
+    optimizer=keras.optimizers.SGD,
+    learning_rate=0.1,
+    loss=None,
+    metrics=None,
+    complexity_weight=0.0,
+    dtype_policy="float32",
+    jit_compile="auto",
+    deterministic=False,
+    devices=None,
+    refresh_sizes="epoch",
+    checkpoint_steps=None,
+    keep_checkpoints=2,
+    monitor=None,
+    eval_checkpoint="latest",
+    tensorboard=True,
+    callbacks=(),
+    verbose="auto",
+    config=None,
+):
+    """Trains a classifier, or evaluates one.
+
+    The same call goes on where an interrupted one stopped, and ends as if
+    nothing had happened.
+
+    Args:
+        dataset: a `diffstride.data.dataset.Dataset`, or a function of `seed`
+            that loads one. Of several processes, each loads its own rows: the
+            function then takes `process_index` and `process_count` too.
+        model: function of `num_output_classes` and `input_shape` that builds a
+            Keras model.
+        workdir: directory of everything that the run leaves behind:
+            `checkpoints/`, `history.jsonl`, `config.gin`, `tensorboard/`,
+            `strides.png`, the trained `model.keras` and, where the data set
+            has them, the names of its classes, `classes.json`.
+        mode: `"train"`, or `"eval"` to evaluate a checkpoint on the test
+            split.
+        seed: integer. Seed of the weights, of dropout, and of the data set.
+        num_epochs: integer.
+        optimizer: function of `learning_rate`, like `keras.optimizers.SGD`.
+            A weight decay it applies spares strides, biases and the parameters
+            of normalisations.
+        learning_rate: number, or a function of `steps_per_epoch` and
+            `num_epochs` (see `diffstride.training.schedules`).
+        loss: a Keras loss, or a dict of one for each head. Defaults to
+            cross-entropy.
+        metrics: list of functions that make Keras metrics. Defaults to
+            accuracy, and top-5 accuracy with more than five classes.
+        complexity_weight: number. Factor of the complexity in the loss (λ in
+            Eq. 6), where there are strides to learn.
+        dtype_policy: string. `"mixed_bfloat16"` and `"mixed_float16"` train in
+            mixed precision, the latter with a loss scale that adapts itself.
+        jit_compile: boolean or `"auto"`. Whether XLA compiles the model, as in
+            `keras.Model.compile`.
+        deterministic: whether TensorFlow's operations are all made
+            deterministic, at some cost in speed.
+        devices: list of device names. Defaults to all GPUs on TensorFlow, to
+            all devices of all processes under JAX; several train in step, each
+            on its share of a batch (see `diffstride.training.distribution`).
+        refresh_sizes: `"epoch"`, or an integer: after how many steps static
+            sizes follow the strides (see `RefreshSizes`).
+        checkpoint_steps: integer or None. Also save within an epoch, every so
+            many steps.
+        keep_checkpoints: integer. How many checkpoints to keep, besides the
+            best one.
+        monitor: string. What makes the best checkpoint the best: a name in
+            the history. Defaults to `"val_accuracy"` where there is one, else
+            `"val_loss"`.
+        eval_checkpoint: `"latest"`, `"best"` or, for the mean of the weights
+            of those that are kept, `"average"`. What `mode="eval"` evaluates.
+        tensorboard: whether to write for TensorBoard, where it is installed
+            and the backend is TensorFlow.
+        callbacks: further Keras callbacks.
+        verbose: 0, 1 for a progress bar, 2 for a line per epoch, `"auto"` for
+            a progress bar on a terminal.
+        config: function without arguments that returns the configuration of
+            the run as text, called when all is built. A `workdir` with another
+            configuration is refused.
+
+    Returns:
+        The history, a list of one dict for each epoch; with `mode="eval"` a
+        dict of metrics.
+
+    Raises:
+        ConfigError: where `workdir` belongs to another configuration, or
+            another process is at work there.
+        FloatingPointError: at a loss that is not finite.
+        SystemExit: with 128 plus the signal's number, after a checkpoint, on
+            SIGTERM.
+    """
+    check_choice(mode, "mode", ("train", "eval"))
+    choices = ("latest", "best", "average")
+    check_choice(eval_checkpoint, "eval_checkpoint", choices)
+    if not distribution.is_first():
+        verbose = 0
+    if verbose == "auto":
+        verbose = 1 if sys.stdout.isatty() else 2
+    keras.utils.set_random_seed(seed)
+    keras.config.set_dtype_policy(dtype_policy)
+    if deterministic and keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.experimental.enable_op_determinism()
+    data = distribution.load(dataset, seed)
+    scope = distribution.scope(devices)
+    with scope():
+        data = distribution.divide(data)
+        network = model(
+            num_output_classes=data.num_classes, input_shape=data.input_shape
+        )
+        _check_match(network, data, loss)
+        rate = learning_rate
+        if callable(rate):
+            rate = rate(steps_per_epoch=data.train_steps, num_epochs=num_epochs)
+        network.compile(
+            optimizer=_build_optimizer(optimizer, rate, network),
+            loss=loss or objectives.cross_entropy(network, data.num_classes),
+            # Of several tasks, each gives the examples of others no weight.
+            weighted_metrics=objectives.build_metrics(
+                metrics, data.num_classes
+            ),
+            jit_compile=jit_compile,
+        )
+        # Its state is there before a checkpoint is to fill it.
+        network.optimizer.build(network.trainable_variables)
+    if complexity_weight:
+        complexity.add_complexity_loss(network, complexity_weight)
+
+    run = _Run(network, data, num_epochs, workdir, keep_checkpoints, verbose)
+    text = config() if config else ""
+    if mode == "eval":
+        with scope():
+            return run.evaluate(eval_checkpoint)
+    is_first = distribution.is_first()
+    with claimed(workdir, text, is_first):
+        with scope(), distribution.termination() as asked_to_end:
+            run.fit(
+                callbacks,
+                callbacks_lib.RefreshSizes(refresh_sizes),
+                checkpoint_steps,
+                monitor,
+                asked_to_end,
+                tensorboard and is_first,
+            )
+        if is_first:
+            run.report()
+    return run.progress.history
+
+
+class _Run:
+    """One run: where it is, what takes it further, what it leaves behind."""
+
+    def __init__(self, model, data, num_epochs, workdir, keep, verbose):
+        self.model = model
+        self.data = data
+        self.num_epochs = num_epochs
+        self.workdir = pathlib.Path(workdir)
+        self.verbose = verbose
+        self.checkpoints = Checkpoints(self.workdir / "checkpoints", keep)
+        self.progress = Progress(
+            initial_strides=callbacks_lib.learned_strides(model)
+        )
+
+    def fit(
+        self,
+        callbacks,
+        refresh,
+        checkpoint_steps,
+        monitor,
+        asked_to_end,
+        tensorboard,
+    ):
+        progress, train_steps = self.progress, self.data.train_steps
+        recorder = callbacks_lib.Recorder(
+            progress,
+            self.workdir / "history.jsonl",
+            self.data.input_shape,
+            refresh,
+        )
+        checkpointing = Checkpointing(
+            self.checkpoints,
+            progress,
+            train_steps,
+            every=checkpoint_steps,
+            monitor=monitor,
+            asked_to_end=asked_to_end,
+        )
+        beside = [callbacks_lib.StopOnNaN(progress, self.checkpoints), recorder]
+        if tensorboard and callbacks_lib.tensorboard_is_installed():
+            log_dir = self.workdir / "tensorboard"
+            beside.append(
+                callbacks_lib.TensorBoard(recorder, progress, log_dir)
+            )
+        # Sizes for the next epoch belong into the checkpoint after this one.
+        beside += [*callbacks, refresh, checkpointing]
+        loaded = self._load()
+        if loaded:
+            arrays, state = loaded
+            vars(progress).update(state)
+            refresh.steps = progress.epoch * train_steps + progress.step
+            if progress.history:
+                last = progress.history[-1]
+                refresh.compilations = last.get("compilations", 0)
+        if progress.step or keras.backend.backend() == "jax":
+            # Keras makes the variables of metrics with the first batch; `fit`
+            # under JAX may take one from the training data for it.
+            self.model.evaluate(self.data.test(), steps=1, verbose=0)
+        if loaded:
+            checkpointing.restore(self.model, arrays)
+            self.model.test_function = None  # It may have had other sizes.
+            logging.info(
+                "Going on after %d epochs and %d steps.",
+                progress.epoch,
+                progress.step,
+            )
+        recorder.write()
+        # One list for all calls of `fit`, each of which trains one epoch.
+        callback_list = keras.callbacks.CallbackList(
+            beside,
+            add_history=True,
+            add_progbar=self.verbose != 0,
+            model=self.model,
+            verbose=self.verbose,
+            epochs=self.num_epochs,
+            steps=train_steps,
+        )
+        while progress.epoch < self.num_epochs:
+            if progress.step < train_steps:
+                self._fit_epoch(callback_list)
+            else:
+                self._finish_epoch(callback_list)
+
+    def _load(self):
+        """The latest checkpoint, the same one for all processes."""
+        loaded = self.checkpoints.load() if distribution.is_first() else None
+        step = -1
+        if loaded:
+            _, state = loaded
+            step = state["epoch"] * self.data.train_steps + state["step"]
+        step = distribution.agree(step)
+        if distribution.is_first() or step < 0:
+            return loaded
+        return self.checkpoints.load(step)
+
+    def _fit_epoch(self, callback_list):
+        epoch, step = self.progress.epoch, self.progress.step
+        self.model.fit(
+            self.data.train(epoch, step),
+            initial_epoch=epoch,
+            epochs=epoch + 1,
+            steps_per_epoch=self.data.train_steps - step,
+            validation_data=self.data.test(),
+            callbacks=callback_list,
+            shuffle=False,
+        )
+
+    def _finish_epoch(self, callback_list):
+        """What `fit` does when an epoch has no steps left."""
+        epoch = self.progress.epoch
+        callback_list.on_train_begin()
+        callback_list.on_epoch_begin(epoch)
+        logs = self.model.get_metrics_result()
+        test_logs = self.model.evaluate(
+            self.data.test(), callbacks=callback_list, return_dict=True
+        )
+        logs |= {f"val_{name}": value for name, value in test_logs.items()}
+        callback_list.on_epoch_end(epoch, logs)
+        callback_list.on_train_end(logs)
+
+    def evaluate(self, which):
+        """Evaluates checkpoints on the test split."""
+        loaded = self._load()
+        if loaded is None:
+            raise FileNotFoundError(
+                "There is no checkpoint to evaluate in "
+                f"{self.checkpoints.directory}"
+            )
+        arrays, state = loaded
+        if which == "best" and state["best"]:
+            arrays, state = self.checkpoints.load(state["best"]["step"])
+        if which == "average":
+            arrays, state = average_checkpoints(self.checkpoints)
+        restore_model(self.model, arrays, groups=("model",))
+        result = self.model.evaluate(
+            self.data.test(), verbose=self.verbose, return_dict=True
+        )
+        result = {"epoch": state["epoch"], **result}
+        if distribution.is_first():
+            text = json.dumps(result)
+            path = self.workdir / "evaluation.json"
+            write_atomically(path, lambda file: file.write(text.encode()))
+            print(text)
+        return result
+
+    def report(self):
+        """Saves the model, and says where it is and how strides moved."""
+        path = self.workdir / "model.keras"
+        self.model.save(path)
+        print(f"Trained for {self.progress.epoch} epochs. The model: {path}")
+        if self.data.class_names:
+            names = json.dumps(self.data.class_names)
+            (self.workdir / "classes.json").write_text(names)
+        first = self.progress.initial_strides
+        if not first:
+            return
+        last = callbacks_lib.learned_strides(self.model)
+        print("Strides, from the first to the last:")
+        for name in first:
+            before, after = (
+                ", ".join(f"{stride:.3f}" for stride in strides[name])
+                for strides in (first, last)
+            )
+            print(f"  {name}: ({before}) -> ({after})")
+        path = self.workdir / "strides.png"
+        if plots.plot_strides([first, *self._strides_by_epoch()], path):
+            print(f"Strides by epoch: {path}")
+
+    def _strides_by_epoch(self):
+        return [row["strides"] for row in self.progress.history]
+
+
+def _build_optimizer(optimizer, rate, model):
+    optimizer = optimizer(learning_rate=rate)
+    if optimizer.use_ema:
+        raise ValueError(
+            "`optimizer` must not average weights: a run calls `fit` once an "
+            "epoch, and Keras would overwrite the weights at the end of each. "
+            "Received: use_ema=True"
+        )
+    if optimizer.weight_decay:
+        optimizer.exclude_from_weight_decay(
+            var_list=[v for v in model.trainable_variables if len(v.shape) < 2]
+        )
+    return optimizer
+
+
+def _check_match(model, data, loss):
+    """Refuses what would train, but to no good."""
+    if data.is_multi_label and loss is None:
+        raise ConfigError(
+            "`loss` must be given for examples of several classes at once: "
+            "bind `train.train.loss = @losses.BinaryCrossentropy()`"
+        )
+    for layer in model._flatten_layers():
+        rate = getattr(layer, "sample_rate", data.sample_rate)
+        if data.sample_rate is not None and rate != data.sample_rate:
+            raise ConfigError(
+                f"The data have {data.sample_rate} samples per second, the "
+                f"layer '{layer.name}' expects {rate}: bind the same "
+                "`sample_rate` to both, as in "
+                "`frontend.LogMelSpectrogram.sample_rate`"
+            )

@@ -1,1 +1,0 @@
-"""What `sweep.py` and `report.py` are made of."""

@@ -1,0 +1,155 @@
+"""The pooling slot: what `pooling_cls` may be, and how strides are read."""
+
+import functools
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from diffstride.layers.pooling import (
+    DiffStride,
+    FixedSpectralPooling,
+    SpatialPooling,
+)
+from diffstride.models import (
+    audio_cnn,
+    densenet,
+    efficientnet,
+    pooling_slot,
+    resnet,
+)
+
+
+def test_none_is_a_strided_convolution():
+    assert pooling_slot.downsampling(None, (2.0, 3)) == ((2, 3), None)
+
+
+@pytest.mark.parametrize(
+    "pooling_cls",
+    [
+        SpatialPooling,
+        functools.partial(keras.layers.AveragePooling2D, 2),
+        lambda strides, data_format, name: SpatialPooling(
+            strides, data_format=data_format, name=name
+        ),
+        {"class_name": "SpatialPooling"},
+        {"class_name": "SpatialPooling", "config": {"strides": 7, "name": "x"}},
+        {"class_name": "AveragePooling2D", "config": {"pool_size": 2}},
+        keras.saving.serialize_keras_object(SpatialPooling(strides=5)),
+        keras.saving.serialize_keras_object(keras.layers.AveragePooling2D(2)),
+    ],
+    ids=[
+        "class",
+        "partial",
+        "function",
+        "short-config",
+        "config-with-strides",
+        "config-of-keras",
+        "serialized",
+        "serialized-of-keras",
+    ],
+)
+def test_forms_of_pooling_cls(pooling_cls):
+    strides, pooling = pooling_slot.downsampling(
+        pooling_cls, (2, 3), "channels_first", "stage1"
+    )
+    assert strides == (1, 1)
+    assert pooling.name == "stage1"
+    assert pooling.data_format == "channels_first"
+    assert pooling(np.ones((1, 4, 12, 12), "float32")).shape == (1, 4, 6, 4)
+
+
+def test_config_keeps_what_the_slot_does_not_set():
+    config = {
+        "class_name": "DiffStride",
+        "config": {"smoothness_factor": 2.0, "norm": "forward"},
+    }
+    layer = pooling_slot.make_pooling(config, 1.5)
+    assert isinstance(layer, DiffStride)
+    assert (layer.smoothness_factor, layer.norm) == (2.0, "forward")
+    assert tuple(layer.strides) == (1.5, 1.5)
+    assert "strides" not in config["config"]
+
+
+def test_config_of_a_built_layer_makes_an_unbuilt_one():
+    layer = pooling_slot.make_pooling(FixedSpectralPooling, 2, name="pooling")
+    layer(np.ones((1, 8, 8, 3), "float32"))
+    config = json.loads(json.dumps(pooling_slot.pooling_config(layer)))
+    copy = pooling_slot.make_pooling(config, (4, 2), name="pooling")
+    assert not copy.weights
+    assert copy(np.ones((1, 16, 16, 5), "float32")).shape == (1, 4, 8, 5)
+    assert pooling_slot.pooling_config(None) is None
+
+
+def test_default_data_format_is_that_of_keras():
+    keras.config.set_image_data_format("channels_first")
+    assert (
+        pooling_slot.make_pooling(SpatialPooling, 2).data_format
+        == "channels_first"
+    )
+
+
+@pytest.mark.parametrize(
+    "pooling_cls", ["DiffStride", 2, SpatialPooling(), lambda **kwargs: 2]
+)
+def test_pooling_cls_must_make_a_layer(pooling_cls):
+    with pytest.raises(TypeError, match="`pooling_cls` must .*Received: pool"):
+        pooling_slot.make_pooling(pooling_cls, 2)
+
+
+def test_unknown_class_name():
+    with pytest.raises((TypeError, ValueError), match="Nonesuch"):
+        pooling_slot.make_pooling({"class_name": "Nonesuch"}, 2)
+
+
+@pytest.mark.parametrize(
+    "strides",
+    [0, 0.5, float("nan"), float("inf"), (2,), (1, 2, 3), (2, 0.9), "22", None],
+)
+def test_strides_must_be_one_or_two_numbers(strides):
+    with pytest.raises(ValueError, match="`strides` must be a number.* stage3"):
+        pooling_slot.make_pooling(SpatialPooling, strides, name="stage3")
+
+
+@pytest.mark.parametrize("strides", [2.5, (2, 1.5)])
+def test_a_convolution_needs_integers(strides):
+    with pytest.raises(ValueError, match="`strides` must be int.* for stage3"):
+        pooling_slot.downsampling(None, strides, name="stage3")
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        functools.partial(resnet.resnet18, filters=4, num_layers=1),
+        functools.partial(
+            efficientnet.efficientnet,
+            strides=(1, 2, 2, 2),
+            stages=efficientnet.STAGES[:4],
+            width_coefficient=0.25,
+            depth_coefficient=0.3,
+        ),
+        functools.partial(
+            densenet.densenet, blocks=(1,) * 5, growth=4, strides=(2, 2, 2, 1)
+        ),
+        functools.partial(
+            audio_cnn.audio_cnn,
+            channels=(4,) * 4,
+            strides=((2, 2),) * 4,
+            input_shape=(32, 32, 3),
+        ),
+    ],
+    ids=["resnet", "efficientnet", "densenet", "audio_cnn"],
+)
+def test_each_stage_may_have_a_slot_of_its_own(build):
+    poolings = [DiffStride, FixedSpectralPooling, None, SpatialPooling]
+    model = build(pooling_cls=poolings)
+    found = [
+        type(layer)
+        for layer in model._flatten_layers()
+        if isinstance(layer, (DiffStride, FixedSpectralPooling, SpatialPooling))
+    ]
+    assert found == [DiffStride, FixedSpectralPooling, SpatialPooling]
+    assert np.all(np.isfinite(model(np.ones((1, 32, 32, 3), "float32"))))
+    with pytest.raises(ValueError, match="`pooling_cls` must be .* 4 stages"):
+        build(pooling_cls=poolings[:3])
