@@ -23,7 +23,7 @@ from diffstride import (
     DiffStride,
     FixedSpectralPooling,
 )
-from diffstride.analysis.complexity import layer_costs
+from diffstride.analysis.operations import layer_costs
 from diffstride.models.audio_cnn import audio_cnn
 from diffstride.models.densenet import densenet
 from diffstride.models.efficientnet import efficientnet

@@ -22,7 +22,7 @@ from diffstride import (
     DiffStride,
     FixedSpectralPooling,
 )
-from diffstride.analysis.complexity import layer_costs
+from diffstride.analysis.operations import layer_costs
 
 
 def poolings(smoothness_factors):

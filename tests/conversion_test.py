@@ -16,7 +16,7 @@ from diffstride import (
     learn_strides,
     to_integer_strides,
 )
-from diffstride.analysis.complexity import learned_layers
+from diffstride.analysis.learned_layers import learned_layers
 from diffstride.models.residual import ResidualLayer
 from diffstride.models.resnet import Resnet
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from diffstride import DiffStride
-from diffstride.analysis.complexity import learned_layers
+from diffstride.analysis.learned_layers import learned_layers
 from diffstride.models.audio_cnn import audio_cnn
 from diffstride.models.resnet import Resnet
 

@@ -14,7 +14,7 @@ from diffstride import (
     DiffStride3D,
     freeze,
 )
-from diffstride.analysis.complexity import learned_layers
+from diffstride.analysis.learned_layers import learned_layers
 from diffstride.layers.log_mel import LogMelSpectrogram
 from diffstride.models.audio_cnn import audio_cnn
 from diffstride.models.residual import ResidualLayer

@@ -9,7 +9,8 @@ import math
 import pathlib
 import re
 
-from diffstride.analysis import complexity
+from diffstride.analysis.complexity import complexity
+from diffstride.analysis.cutoff import cutoff_frequency
 from diffstride.experiments.run_state import bindings, failure, is_finished
 from diffstride.experiments.sweep_file import SweepError, read_sweep
 
@@ -101,7 +102,7 @@ class FinishedRun:
     def complexity(self):
         """J in Eq. 6, of learned strides or of fixed ones, or None."""
         strides = list(self.learned.values()) or self.initial
-        return complexity.complexity(strides) if strides else None
+        return complexity(strides) if strides else None
 
     @property
     def frames_per_second(self):
@@ -124,10 +125,10 @@ class FinishedRun:
             return None
         time, frequency = first
         return (
-            complexity.cutoff_frequency(
+            cutoff_frequency(
                 time, sampling_rate=1000 / hop_ms, size=self._frames
             ),
-            complexity.cutoff_frequency(
+            cutoff_frequency(
                 frequency, size=self.parameter("LogMelSpectrogram.num_mels")
             ),
         )

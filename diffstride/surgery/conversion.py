@@ -2,7 +2,7 @@
 
 from keras import activations, layers
 
-from diffstride.analysis.complexity import learned_layers, strides_of
+from diffstride.analysis.learned_layers import learned_layers, strides_of
 from diffstride.layers.base_pooling import BaseDiffStride
 from diffstride.layers.pooling import SpatialPooling
 from diffstride.models import pooling_slot

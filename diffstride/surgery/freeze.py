@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from diffstride.analysis.complexity import learned_layers
+from diffstride.analysis.learned_layers import learned_layers
 from diffstride.layers.base_pooling import BaseDiffStride
 from diffstride.layers.log_mel import LogMelSpectrogram
 from diffstride.layers.pooling import DiffStride, DiffStride1D, DiffStride3D

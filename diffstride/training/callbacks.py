@@ -10,7 +10,8 @@ import time
 import keras
 from keras import ops
 
-from diffstride.analysis import complexity
+from diffstride.analysis.learned_layers import learned_layers
+from diffstride.analysis.operations import layer_costs
 from diffstride.layers.base_pooling import BaseDiffStride
 from diffstride.training import distribution
 from diffstride.training.checkpoints import write_atomically
@@ -20,7 +21,7 @@ def learned_strides(model):
     """The strides of every layer that learns them, by the layer's name."""
     return {
         layer.name: ops.convert_to_numpy(layer.strides).tolist()
-        for layer in complexity.learned_layers(model)
+        for layer in learned_layers(model)
     }
 
 
@@ -267,13 +268,11 @@ class Recorder(keras.callbacks.Callback):
         self._images_per_second = images * share / seconds
 
     def on_epoch_end(self, epoch, logs=None):
-        learned = complexity.learned_layers(self.model)
+        learned = learned_layers(self.model)
         if learned or self.costs is None:
             self.costs = []
             if None not in self._input_shape:
-                self.costs = complexity.layer_costs(
-                    self.model, self._input_shape
-                )
+                self.costs = layer_costs(self.model, self._input_shape)
         sizes = {cost.name: cost.output_shape for cost in self.costs}
         macs = sum(cost.macs for cost in self.costs)
         row = {

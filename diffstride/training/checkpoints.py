@@ -18,7 +18,7 @@ import numpy as np
 from absl import logging
 from keras import ops
 
-from diffstride.analysis.complexity import learned_layers
+from diffstride.analysis.learned_layers import learned_layers
 from diffstride.training import distribution
 
 _STATE = "state"

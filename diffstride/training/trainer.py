@@ -7,7 +7,7 @@ import sys
 import keras
 from absl import logging
 
-from diffstride.analysis import complexity
+from diffstride.analysis.complexity import add_complexity_loss
 from diffstride.training import callbacks as callbacks_lib
 from diffstride.training import (
     distribution,
@@ -158,7 +158,7 @@ def train(
         # Its state is there before a checkpoint is to fill it.
         network.optimizer.build(network.trainable_variables)
     if complexity_weight:
-        complexity.add_complexity_loss(network, complexity_weight)
+        add_complexity_loss(network, complexity_weight)
 
     run = _Run(network, data, num_epochs, workdir, keep_checkpoints, verbose)
     text = config() if config else ""
