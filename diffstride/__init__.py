@@ -32,6 +32,7 @@ from diffstride.training import (  # noqa: F401
     schedules,
 )
 from diffstride.training.average_precision import MeanAveragePrecision
+from diffstride.training.refresh_sizes import RefreshSizes
 
 __version__ = "0.1.0"
 
@@ -49,6 +50,7 @@ __all__ = [
     "FixedSpectralPooling3D",
     "LogMelSpectrogram",
     "MeanAveragePrecision",
+    "RefreshSizes",
     "SpatialPooling",
     "SpecAugment",
     "StrideConstraint",

@@ -28,8 +28,8 @@ from diffstride.models import (
     resnet,
 )
 from diffstride.training import (
-    callbacks,
     objectives,
+    refresh_sizes,
     schedules,
     trainer,
 )
@@ -38,7 +38,7 @@ from diffstride.validation import ConfigError
 
 _CONFIGURABLES = {
     "train": [trainer.train],
-    "callbacks": [callbacks.RefreshSizes],
+    "callbacks": [refresh_sizes.RefreshSizes],
     "schedules": [
         schedules.piecewise,
         schedules.step_decay,

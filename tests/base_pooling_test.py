@@ -18,7 +18,7 @@ from diffstride import (
     SpatialPooling,
     StrideConstraint,
 )
-from diffstride.training.callbacks import RefreshSizes
+from diffstride.training.refresh_sizes import RefreshSizes
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 

@@ -7,7 +7,7 @@ import pytest
 from keras import layers, ops
 
 from diffstride import DiffStride
-from diffstride.training.callbacks import RefreshSizes
+from diffstride.training.refresh_sizes import RefreshSizes
 
 X = gradients.random((8, 16, 16, 2))
 Y = np.mean(X[:, :, :8], axis=(1, 2))[:, :1] * 4

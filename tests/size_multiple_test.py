@@ -10,7 +10,7 @@ from diffstride import (
     DiffStride,
     DiffStride1D,
 )
-from diffstride.training.callbacks import RefreshSizes
+from diffstride.training.refresh_sizes import RefreshSizes
 
 OPTIONS = [{}, {"symmetric": True}, {"ramp": "inside"}]
 

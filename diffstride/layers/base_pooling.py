@@ -344,8 +344,7 @@ class BaseDiffStride(BaseSpectralPooling):
 
         Returns:
             True where a size changed, so that functions compiled from the
-            layer are out of date (see
-            `diffstride.training.callbacks.RefreshSizes`).
+            layer are out of date (see `diffstride.RefreshSizes`).
         """
         self._read_strides()
         if self.sizes_follow(self.built_sizes):

@@ -199,7 +199,7 @@ class DiffStride(BaseDiffStride):
     On TensorFlow the sizes are computed inside the graph, by default, and are
     None in the shape of the output. Under JAX, and with `static_sizes=True`,
     the layer holds sizes that `refresh_sizes` brings up to date; the callback
-    `diffstride.training.callbacks.RefreshSizes` calls it during `fit`.
+    `diffstride.RefreshSizes` calls it during `fit`.
 
     `DiffStride1D` and `DiffStride3D` do the same for signals and volumes.
 

@@ -22,6 +22,7 @@ from diffstride.training.checkpoints import (
     restore_model,
     write_atomically,
 )
+from diffstride.training.refresh_sizes import RefreshSizes
 from diffstride.training.workdir import claimed
 from diffstride.validation import ConfigError, check_choice
 
@@ -170,7 +171,7 @@ def train(
         with scope(), distribution.termination() as asked_to_end:
             run.fit(
                 callbacks,
-                callbacks_lib.RefreshSizes(refresh_sizes),
+                RefreshSizes(refresh_sizes),
                 checkpoint_steps,
                 monitor,
                 asked_to_end,
