@@ -1,6 +1,9 @@
 """Preparation shard by shard, and the folders of published sets."""
 
 import csv
+import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -229,3 +232,26 @@ def test_audioset(tmp_path):
             tmp_path / "eval" / "--BfvyPmVMo.wav", ("Wind, noise",), "eval"
         ),
     ]
+
+
+@pytest.mark.tensorflow
+def test_the_script_counts_the_clips_of_each_split(tmp_path):
+    for index in range(20):
+        write(tmp_path / "sounds" / "ab"[index % 2] / f"{index}.wav", index + 1)
+    result = subprocess.run(
+        [
+            sys.executable,
+            "scripts/prepare_audio.py",
+            f"--folder={tmp_path / 'sounds'}",
+            "--name=my_sounds",
+            f"--data_dir={tmp_path / 'tfds'}",
+            "--batch_size=4",
+        ],
+        cwd=pathlib.Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "test: 4 clips\ntrain: 16 clips\n" in result.stdout
+    # The measurement reads the training split alone, and counts no other.
+    assert "to test on" not in result.stderr

@@ -103,6 +103,16 @@ def test_step_decay_after_the_end():
     assert schedules.step_decay(4, 10, 0.1, first_epoch=11) == 0.1
 
 
+def test_step_decay_warms_up_where_the_run_ends_before_the_first_drop():
+    arguments = {"initial": 0.5, "first_epoch": 11, "warmup_epochs": 2}
+    short = schedules.step_decay(4, 10, **arguments)
+    long = schedules.step_decay(4, 11, **arguments)
+    steps = np.arange(40)
+    expected = 0.5 * np.minimum(steps / 8, 1)
+    np.testing.assert_allclose(rates(short, steps), expected, rtol=1e-6)
+    np.testing.assert_allclose(rates(long, steps), expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     "schedule",
     [

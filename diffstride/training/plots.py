@@ -4,14 +4,19 @@ import math
 
 from absl import logging
 
+IMAGE_AXES = ("height", "width")
+SPECTROGRAM_AXES = ("time", "frequency")
+_STYLES = ("-", "--", ":")
 
-def plot_strides(strides_by_epoch, path):
-    """Draws how the strides of each layer moved, one panel a layer.
+
+def plot_strides(strides_by_epoch, path, axis_names=IMAGE_AXES):
+    """Draws the strides of each layer by epoch, one panel a layer.
 
     Args:
         strides_by_epoch: list of dicts from the name of a layer to its strides,
             the initial ones first.
-        path: the file to write; its suffix tells the format.
+        path: the file to write; its suffix says which format.
+        axis_names: what the two axes of a layer are.
 
     Returns:
         Whether there is a plot: not without matplotlib.
@@ -29,18 +34,29 @@ def plot_strides(strides_by_epoch, path):
     FigureCanvasAgg(figure)
     panels = figure.subplots(
         rows, columns, squeeze=False, sharex=True, sharey=True
-    ).flat
-    for name, panel in zip(names, panels, strict=False):
+    ).ravel()
+    for panel in panels[len(names) :]:
+        panel.remove()
+    lines = {}
+    for index, (name, panel) in enumerate(zip(names, panels, strict=False)):
         by_axis = list(zip(*(s[name] for s in strides_by_epoch), strict=True))
-        labels = ("height", "width") if len(by_axis) == 2 else None
         for axis, strides in enumerate(by_axis):
-            panel.plot(strides, label=labels and labels[axis])
+            # Dashes, so that two axes of equal strides both show.
+            [line] = panel.plot(strides, _STYLES[axis % len(_STYLES)])
+            if len(by_axis) == len(axis_names):
+                lines.setdefault(axis_names[axis], line)
         panel.set_title(name, fontsize="small")
         panel.grid(alpha=0.3)
-    for panel in list(panels)[len(names) :]:
-        panel.set_visible(False)
-    if labels:
-        figure.axes[0].legend(fontsize="small")
+        # The panels below it may be missing.
+        panel.tick_params(labelbottom=index + columns >= len(names))
+    if lines:
+        figure.legend(
+            lines.values(),
+            lines,
+            loc="outside upper right",
+            ncols=len(lines),
+            fontsize="small",
+        )
     figure.supxlabel("epoch")
     figure.supylabel("stride")
     figure.savefig(path, dpi=150)

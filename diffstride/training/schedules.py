@@ -94,7 +94,11 @@ def step_decay(
         )
     boundaries = range(first_epoch - 1, num_epochs, every)
     if not boundaries:
-        return initial
+        # The run ends before the first drop: warm up, then stay.
+        warmup_steps = round(warmup_epochs * steps_per_epoch)
+        if not warmup_steps:
+            return initial
+        return PiecewiseLinear([0, warmup_steps], [0.0, initial])
     return piecewise(
         steps_per_epoch,
         num_epochs,

@@ -347,7 +347,10 @@ class _Run:
             )
             print(f"  {name}: ({before}) -> ({after})")
         path = self.workdir / "strides.png"
-        if plots.plot_strides([first, *self._strides_by_epoch()], path):
+        by_epoch = [first, *self._strides_by_epoch()]
+        is_image = self.data.sample_rate is None
+        axes = plots.IMAGE_AXES if is_image else plots.SPECTROGRAM_AXES
+        if plots.plot_strides(by_epoch, path, axes):
             print(f"Strides by epoch: {path}")
 
     def _strides_by_epoch(self):
