@@ -1,17 +1,18 @@
 """The DiffStride layers of a model, and their strides."""
 
+from diffstride.analysis.keras_graph import sublayers
 from diffstride.layers.base_pooling import BaseDiffStride
 
 
 def learned_layers(model):
-    """The DiffStride layers of a model, each once.
+    """The DiffStride layers of a model or of a layer, each once.
 
-    They come in the order in which Keras lists the layers: that of depth in a
-    Sequential or Functional model, that of attributes in a subclassed one.
+    They come in the order of the calls in a Functional or Sequential model, in
+    the order of the attributes in a subclassed one.
     """
     return [
         layer
-        for layer in model._flatten_layers()
+        for layer in (model, *sublayers(model))
         if isinstance(layer, BaseDiffStride)
     ]
 

@@ -7,6 +7,7 @@ import typing
 import keras
 import numpy as np
 
+from diffstride.analysis.keras_graph import sublayers
 from diffstride.layers.base_pooling import BaseSpectralPooling
 from diffstride.ops import spectral
 
@@ -56,8 +57,8 @@ def layer_costs(model, input_shape=None):
         )
     costs = []
     with contextlib.ExitStack() as stack:
-        for layer in model._flatten_layers(include_self=False):
-            if not list(layer._flatten_layers(include_self=False)):
+        for layer in sublayers(model):
+            if not sublayers(layer):
                 stack.enter_context(_recorded(layer, costs))
         model(np.zeros((1, *input_shape), "float32"), training=False)
     return costs

@@ -4,68 +4,16 @@
 inside of models, Sequential ones among them, and the state of the layers.
 """
 
-import collections
-import contextlib
-
 import keras
 from keras import tree
 
+from diffstride.analysis.keras_graph import (
+    check_graph,
+    graph,
+    is_graph,
+    sublayers,
+)
 from diffstride.layers.base_pooling import BaseDiffStride
-
-
-def is_graph(layer):
-    """Whether a layer is a model that Keras knows the graph of."""
-    return isinstance(layer, keras.Model) and hasattr(layer, "outputs")
-
-
-def graph(model):
-    """The graph of a model as a Functional model on the same layers.
-
-    Unlike the model itself it is not compiled, and it is never Sequential.
-    """
-    if isinstance(model, keras.Sequential):
-        inputs, outputs = model.inputs[0], model.outputs[0]
-    else:
-        inputs, outputs = model.input, model.output
-    return keras.Model(inputs, outputs, name=model.name)
-
-
-def nodes(model):
-    """The calls in the graph of a model, each after those it depends on."""
-    by_depth = graph(model)._nodes_by_depth
-    for depth in sorted(by_depth, reverse=True):
-        yield from (node for node in by_depth[depth] if not node.is_input)
-
-
-def users(model):
-    """What takes the output of each operation, and None for the model's own."""
-    found = collections.defaultdict(list)
-    for node in nodes(model):
-        if is_graph(node.operation):
-            for operation, inner in users(node.operation).items():
-                found[operation] += inner
-        for tensor in node.input_tensors:
-            found[tensor._keras_history.operation].append(node.operation)
-    for tensor in graph(model).outputs:
-        found[tensor._keras_history.operation].append(None)
-    return found
-
-
-def check_graph(model):
-    """Raises an error where a model cannot be copied layer by layer."""
-    if not isinstance(model, keras.Model):
-        raise TypeError(
-            "`model` must be a Keras model. "
-            f"Received: model={model} of type {type(model).__name__}"
-        )
-    with contextlib.suppress(AttributeError, ValueError):
-        if is_graph(model) and model.inputs:
-            return
-    raise ValueError(
-        "`model` must be a Functional model, or a Sequential one that is "
-        "built: Keras does not know the graph of others. "
-        f"Received: model={model.name} of type {type(model).__name__}"
-    )
 
 
 def clone(model, replace, call=None, input_shape=None, specialize=False):
@@ -172,7 +120,7 @@ def _stateful(layer):
     strides, others = [], []
     # An operation in a graph, such as an addition, is not a layer.
     if isinstance(layer, keras.layers.Layer):
-        for inner in layer._flatten_layers():
+        for inner in [layer, *sublayers(layer)]:
             if inner._trainable_variables or inner._non_trainable_variables:
                 learns = isinstance(inner, BaseDiffStride)
                 (strides if learns else others).append(inner)

@@ -2,6 +2,7 @@
 
 from keras import activations, layers
 
+from diffstride.analysis import keras_graph
 from diffstride.analysis.learned_layers import learned_layers, strides_of
 from diffstride.layers.base_pooling import BaseDiffStride
 from diffstride.layers.pooling import SpatialPooling
@@ -76,7 +77,7 @@ def learn_strides(model, pooling_cls=None):
     >>> model.get_layer("stem_stride").strides.numpy()
     array([2., 2.], dtype=float32)
     """
-    clone.check_graph(model)
+    keras_graph.check_graph(model)
     pooling_cls = _DEFAULT_POOLING if pooling_cls is None else pooling_cls
     shared = SharedStrides(model)
     if not shared:
@@ -142,7 +143,7 @@ def _paddings(model, shared):
     """Paddings in front of strided layers alone: {padding: layers}."""
     return {
         layer: users
-        for layer, users in clone.users(model).items()
+        for layer, users in keras_graph.users(model).items()
         if isinstance(layer, layers.ZeroPadding2D)
         and all(
             user in shared
@@ -223,7 +224,7 @@ def to_integer_strides(model):
         Riad et al., [Learning strides in convolutional neural networks](
         https://arxiv.org/abs/2202.01653), 2022, section 3.2.
     """
-    clone.check_graph(model)
+    keras_graph.check_graph(model)
     if not learned_layers(model):
         raise ValueError(
             "`model` must have DiffStride layers. "
@@ -231,7 +232,7 @@ def to_integer_strides(model):
         )
     strides = {
         layer: _rounded_strides(users[0])
-        for layer, users in clone.users(model).items()
+        for layer, users in keras_graph.users(model).items()
         if _can_stride(layer, users)
     }
     strided = set()

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
+from diffstride.analysis import keras_graph
 from diffstride.analysis.learned_layers import learned_layers
 from diffstride.layers.base_pooling import BaseDiffStride
 from diffstride.layers.log_mel import LogMelSpectrogram
@@ -45,14 +46,14 @@ def freeze(model, input_shape=None, dtype=None):
     >>> frozen.output_shape, frozen.count_params()
     ((None, 24, 24, 3), 0)
     """
-    clone.check_graph(model)
+    keras_graph.check_graph(model)
     names = map(keras.saving.get_registered_name, _FROZEN)
     with contextlib.ExitStack() as stack:
         # Layers inside of others are made from configs: those tell more for a
         # while, and have other classes.
         scope = dict(zip(names, _FROZEN.values(), strict=True))
         stack.enter_context(keras.saving.custom_object_scope(scope))
-        for layer in model._flatten_layers():
+        for layer in [model, *keras_graph.sublayers(model)]:
             changes = {} if dtype is None else {"dtype": dtype}
             if isinstance(layer, BaseDiffStride):
                 strides = ops.convert_to_numpy(layer.strides)
@@ -82,7 +83,7 @@ def _frozen(layer):
 
 @contextlib.contextmanager
 def _changed_config(layer, changes):
-    if not changes or clone.is_graph(layer):
+    if not changes or keras_graph.is_graph(layer):
         yield
         return
     get_config = layer.get_config

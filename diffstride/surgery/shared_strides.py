@@ -8,10 +8,15 @@ alike, and layers in the same place of them must have the same strides.
 import numpy as np
 from keras import layers
 
+from diffstride.analysis.keras_graph import (
+    graph,
+    is_graph,
+    nodes,
+    sublayers,
+)
 from diffstride.layers.base_pooling import BaseSpectralPooling
 from diffstride.layers.pooling import SpatialPooling
 from diffstride.models.residual import ResidualLayer, ResnetBlock
-from diffstride.surgery.clone import graph, is_graph, nodes
 
 CONVOLUTIONS = (layers.Conv2D, layers.DepthwiseConv2D, layers.SeparableConv2D)
 POOLINGS = (layers.MaxPooling2D, layers.AveragePooling2D, SpatialPooling)
@@ -29,8 +34,7 @@ def strided(operation):
     if not isinstance(operation, WITH_SLOT):
         return False
     is_spectral = any(
-        isinstance(layer, BaseSpectralPooling)
-        for layer in operation._flatten_layers()
+        isinstance(layer, BaseSpectralPooling) for layer in sublayers(operation)
     )
     strides = tuple(np.broadcast_to(operation.strides, 2))
     return strides != (1, 1) and not is_spectral
