@@ -32,7 +32,18 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=find_packages(include=["diffstride", "diffstride.*"]),
+    author="The diffstride authors",
+    url="https://github.com/diffstride/diffstride",
+    packages=[
+        *find_packages(include=["diffstride", "diffstride.*"]),
+        "diffstride.packaged.configs",
+    ],
+    # `configs/` stands at the top of a checkout, and travels in the wheel.
+    package_dir={"diffstride.packaged.configs": "configs"},
+    package_data={
+        "diffstride": ["py.typed"],
+        "diffstride.packaged.configs": ["**/*.gin", "**/*.toml"],
+    },
     install_requires=[
         "absl-py>=2.0",
         "gin-config>=0.5",

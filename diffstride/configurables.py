@@ -13,6 +13,7 @@ import re
 import gin
 import keras
 
+from diffstride.configs import SEARCH_PATHS
 from diffstride.data import arrays, audio, images, multi_task, synthetic
 from diffstride.layers import (
     diffres,
@@ -85,9 +86,6 @@ _CONFIGURABLES = {
     ],
 }
 
-# Gin looks in the working directory first.
-_PACKAGE = pathlib.Path(__file__).resolve().parent
-SEARCH_PATHS = (_PACKAGE.parent, _PACKAGE.parent / "configs")
 
 
 def _register():

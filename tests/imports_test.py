@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "experiments": {"analysis"},
 }
 # Anybody may use these: they import nothing of the package.
-SHARED = {"validation"}
+SHARED = {"configs", "validation"}
 # Users of a layer or a model have Keras, and perhaps nothing else.
 KERAS_ALONE = ("ops", "layers", "models", "analysis", "surgery")
 HEAVY = {"gin", "absl", "tensorflow", "tensorflow_datasets", "jax", "torch"}

@@ -13,7 +13,7 @@ try:
 except ImportError:  # Python 3.10
     import tomli as tomllib
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+from diffstride.configs import SEARCH_PATHS
 
 
 class SweepError(ValueError):
@@ -128,7 +128,7 @@ def read_sweep(path):
 
 def check_files(runs):
     """Complains about gin files that the training binary would not find."""
-    places = dict.fromkeys([pathlib.Path.cwd(), ROOT, ROOT / "configs"])
+    places = dict.fromkeys([pathlib.Path.cwd(), *SEARCH_PATHS])
     for file in dict.fromkeys(file for run in runs for file in run.all_files):
         if not any((place / file).is_file() for place in places):
             raise SweepError(
