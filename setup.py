@@ -6,6 +6,7 @@ import re
 from setuptools import find_packages, setup
 
 HERE = pathlib.Path(__file__).parent
+README = (HERE / "README.md").read_text()
 VERSION = re.search(
     r'^__version__ = "(.+)"$',
     (HERE / "diffstride" / "__init__.py").read_text(),
@@ -13,6 +14,11 @@ VERSION = re.search(
 ).group(1)
 
 AUDIO = ["soundfile>=0.12"]
+DOCS = [
+    "mkdocs>=1.6",
+    "mkdocs-material>=9.5",
+    "mkdocstrings[python]>=0.26",
+]
 EXPORT = [
     "ai-edge-litert>=1.2",
     "onnx>=1.17",
@@ -28,12 +34,30 @@ setup(
     name="diffstride",
     version=VERSION,
     description="Learned strides and learned temporal resolution for Keras.",
-    long_description=(HERE / "README.md").read_text(),
+    # Pictures are files of the checkout, which an index of packages lacks.
+    long_description=re.sub(r"!\[[^]]*\]\(docs/[^)]*\)\n", "", README),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
     author="The diffstride authors",
-    url="https://github.com/diffstride/diffstride",
+    url="https://arxiv.org/abs/2202.01653",
+    project_urls={
+        "Learned strides": "https://arxiv.org/abs/2202.01653",
+        "Learned temporal resolution": "https://arxiv.org/abs/2210.01719",
+    },
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "License :: OSI Approved :: Apache Software License",
+        "Operating System :: POSIX",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+    keywords="keras tensorflow jax pooling strides spectrogram",
     packages=[
         *find_packages(include=["diffstride", "diffstride.*"]),
         "diffstride.packaged.configs",
@@ -58,6 +82,7 @@ setup(
     ],
     extras_require={
         "audio": AUDIO,
+        "docs": DOCS,
         "export": EXPORT,
         "gpu": ["tensorflow[and-cuda]>=2.18"],
         "jax": JAX,

@@ -1,6 +1,7 @@
 """Learned strides and learned temporal resolution for Keras."""
 
 # A saved model loads where all that it may hold has been imported.
+from diffstride.analysis.resolution import summary
 from diffstride.layers.diffres import DiffRes
 from diffstride.layers.frame_pooling import (
     AvgMaxPool,
@@ -33,6 +34,7 @@ from diffstride.training import (  # noqa: F401
 )
 from diffstride.training.average_precision import MeanAveragePrecision
 from diffstride.training.refresh_sizes import RefreshSizes
+from diffstride.training.stride_history import StrideHistory
 
 __version__ = "0.1.0"
 
@@ -54,7 +56,9 @@ __all__ = [
     "SpatialPooling",
     "SpecAugment",
     "StrideConstraint",
+    "StrideHistory",
     "freeze",
     "learn_strides",
+    "summary",
     "to_integer_strides",
 ]

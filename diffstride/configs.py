@@ -56,8 +56,8 @@ def find(name):
         return FOLDER / found[0]
     if found:
         raise UnknownConfigError(
-            f"`name` must fit one configuration. Received: name={name!r}, which "
-            f"fits {', '.join(found)}"
+            "`name` must fit one configuration. Received: "
+            f"name={name!r}, which fits {', '.join(found)}"
         )
     near = difflib.get_close_matches(wanted, known, n=3) + [
         n for n in known if pathlib.Path(wanted).stem in n
@@ -135,7 +135,9 @@ def copy(name, directory):
 
 
 def print_list(under=""):
-    listed = [n for n in names() if n.startswith(under.removeprefix("configs/"))]
+    listed = [
+        n for n in names() if n.startswith(under.removeprefix("configs/"))
+    ]
     if not listed:
         raise UnknownConfigError(
             f"`under` must be a folder of configurations. Received: {under!r}"

@@ -87,7 +87,6 @@ _CONFIGURABLES = {
 }
 
 
-
 def _register():
     for module, configurables in _CONFIGURABLES.items():
         for configurable in configurables:

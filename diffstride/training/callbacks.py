@@ -11,16 +11,9 @@ from keras import ops
 
 from diffstride.analysis.learned_layers import learned_layers
 from diffstride.analysis.operations import layer_costs
+from diffstride.analysis.resolution import resolution
 from diffstride.training import distribution
 from diffstride.training.checkpoints import write_atomically
-
-
-def learned_strides(model):
-    """The strides of every layer that learns them, by the layer's name."""
-    return {
-        layer.name: ops.convert_to_numpy(layer.strides).tolist()
-        for layer in learned_layers(model)
-    }
 
 
 class StopOnNaN(keras.callbacks.Callback):
@@ -131,28 +124,17 @@ class Recorder(keras.callbacks.Callback):
         self._images_per_second = images * share / seconds
 
     def on_epoch_end(self, epoch, logs=None):
-        learned = learned_layers(self.model)
-        if learned or self.costs is None:
+        if learned_layers(self.model) or self.costs is None:
             self.costs = []
             if None not in self._input_shape:
                 self.costs = layer_costs(self.model, self._input_shape)
-        sizes = {cost.name: cost.output_shape for cost in self.costs}
-        macs = sum(cost.macs for cost in self.costs)
         row = {
             "epoch": epoch + 1,
             **logs,
             "learning_rate": float(
                 ops.convert_to_numpy(self.model.optimizer.learning_rate)
             ),
-            "strides": learned_strides(self.model),
-            "sizes": {
-                layer.name: [
-                    sizes[layer.name][axis - 1] for axis in layer._axes
-                ]
-                for layer in learned
-                if layer.name in sizes
-            },
-            **({"macs": macs} if self.costs else {}),
+            **resolution(self.model, self.costs),
             "compilations": self._refresh.compilations,
             "seconds": round(time.monotonic() - self._epoch_began, 3),
             "images_per_second": round(self._images_per_second, 1),

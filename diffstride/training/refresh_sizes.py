@@ -29,11 +29,19 @@ class RefreshSizes(keras.callbacks.Callback):
 
     Example:
 
-    ```python
-    from diffstride import RefreshSizes
-
-    model.fit(x, y, callbacks=[RefreshSizes()])
-    ```
+    >>> model = keras.Sequential(
+    ...     [
+    ...         keras.Input((16, 16, 1)),
+    ...         DiffStride(2, static_sizes=True),
+    ...         keras.layers.GlobalMaxPooling2D(),
+    ...     ]
+    ... )
+    >>> model.compile("sgd", "mse", jit_compile=True)
+    >>> x, y = np.ones((4, 16, 16, 1)), np.zeros((4, 1))
+    >>> refresh = RefreshSizes()
+    >>> _ = model.fit(x, y, callbacks=[refresh], verbose=0)
+    >>> refresh.compilations
+    1
     """
 
     _FUNCTIONS = ("train_function", "test_function", "predict_function")

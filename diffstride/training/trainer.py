@@ -8,6 +8,7 @@ import keras
 from absl import logging
 
 from diffstride.analysis.complexity import add_complexity_loss
+from diffstride.analysis.resolution import learned_strides
 from diffstride.training import callbacks as callbacks_lib
 from diffstride.training import (
     distribution,
@@ -192,9 +193,7 @@ class _Run:
         self.workdir = pathlib.Path(workdir)
         self.verbose = verbose
         self.checkpoints = Checkpoints(self.workdir / "checkpoints", keep)
-        self.progress = Progress(
-            initial_strides=callbacks_lib.learned_strides(model)
-        )
+        self.progress = Progress(initial_strides=learned_strides(model))
 
     def fit(
         self,
@@ -338,7 +337,7 @@ class _Run:
         first = self.progress.initial_strides
         if not first:
             return
-        last = callbacks_lib.learned_strides(self.model)
+        last = learned_strides(self.model)
         print("Strides, from the first to the last:")
         for name in first:
             before, after = (
