@@ -5,8 +5,13 @@ import numpy as np
 import pytest
 
 from diffstride import DiffStride
-from diffstride.analysis.complexity import add_complexity_loss, complexity
-from diffstride.analysis.learned_layers import learned_layers
+from diffstride.analysis.complexity import (
+    add_complexity_loss,
+    complexity,
+    model_complexity,
+)
+from diffstride.analysis.learned_layers import learned_layers, strides_of
+from diffstride.models.audio_tagger import audio_tagger
 
 layers = keras.layers
 
@@ -66,6 +71,147 @@ def test_complexity_loss_outlives_frozen_layers():
     add_complexity_loss(model, 1.0)
     first.trainable = False
     assert float(sum(model.losses)) == pytest.approx(1 / 6 + 1 / 24)
+    second.trainable = False
+    assert model.losses == []
+
+
+def test_complexity_loss_outlives_a_frozen_weight():
+    first, second = DiffStride((2, 3)), DiffStride(2)
+    model = model_of(first, second)
+    add_complexity_loss(model, 1.0)
+    first.strides.trainable = False
+    assert float(sum(model.losses)) == pytest.approx(1 / 6 + 1 / 24)
+    first.strides.trainable = True
+    first.trainable = True
+    assert float(sum(model.losses)) == pytest.approx(1 / 6 + 1 / 24)
+
+
+def test_complexity_of_a_nested_model():
+    inner = model_of(DiffStride((2, 2)), DiffStride((4, 4)))
+    model = model_of(inner)
+    assert float(model_complexity(model)) == pytest.approx(1 / 4 + 1 / 64)
+    inputs = keras.Input((16, 16, 2))
+    by_keyword = keras.Model(inputs, inner(inputs=inputs))
+    assert float(model_complexity(by_keyword)) == pytest.approx(1 / 4 + 1 / 64)
+    deeper = model_of(DiffStride(2), model)
+    expected = 1 / 4 * (1 + 1 / 4 + 1 / 64)
+    assert float(model_complexity(deeper)) == pytest.approx(expected)
+
+
+def branches(x, one, two, *after):
+    x = layers.add([one(x), two(x)])
+    for layer in after:
+        x = layer(x)
+    return x
+
+
+class Branches(keras.layers.Layer):
+    """The attributes are not in the order of the calls."""
+
+    def __init__(self, last, one, two):
+        super().__init__()
+        self.last, self.one, self.two = last, one, two
+
+    def build(self, shape):
+        for layer in (self.last, self.one, self.two):
+            layer.build(shape)
+
+    def call(self, x):
+        return branches(x, self.one, self.two, self.last)
+
+    def compute_output_shape(self, shape):
+        return (shape[0], None, None, shape[-1])
+
+
+class BranchesModel(keras.Model):
+    def __init__(self, *args):
+        super().__init__()
+        self.block = Branches(*args)
+
+    def call(self, x, training=False):
+        return self.block(x)
+
+
+def parallel_layers():
+    # The first two differ in their strides, but not in their output sizes.
+    return DiffStride((2, 2)), DiffStride((2, 1.95)), DiffStride(2)
+
+
+def parallel_complexity():
+    return 1 / 4 + 1 / 3.9 + 1 / 3.9 / 4
+
+
+def test_parallel_branches_are_not_multiplied():
+    one, two, last = parallel_layers()
+    inputs = keras.Input((16, 16, 2))
+    model = keras.Model(inputs, branches(inputs, one, two, last))
+    expected = parallel_complexity()
+    assert float(model_complexity(model)) == pytest.approx(expected)
+
+
+def test_order_of_calls_in_a_layer_and_in_a_subclassed_model():
+    one, two, last = parallel_layers()
+    model = model_of(Branches(last, one, two))
+    expected = parallel_complexity()
+    assert float(model_complexity(model)) == pytest.approx(expected)
+    one, two, last = parallel_layers()
+    model = BranchesModel(last, one, two)
+    model(np.zeros((1, 16, 16, 2)))
+    assert float(model_complexity(model)) == pytest.approx(expected)
+    model.compile("sgd", "mse")
+    add_complexity_loss(model, 1.0)
+    assert float(sum(model.losses)) == pytest.approx(expected)
+
+
+class NeedsNumbers(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = DiffStride((2, 2)), DiffStride((4, 4))
+
+    def call(self, x):
+        if isinstance(x, keras.KerasTensor):
+            raise NotImplementedError
+        return self.second(self.first(x))
+
+
+def test_a_call_that_cannot_be_traced_is_a_chain():
+    model = NeedsNumbers()
+    model(np.zeros((1, 16, 16, 2)))
+    assert float(model_complexity(model)) == pytest.approx(1 / 4 + 1 / 64)
+
+
+def test_a_skip_connection_keeps_its_resolution():
+    """As in a U-Net: down, down and up again beside a shortcut."""
+    one, two, last = DiffStride(2), DiffStride(2), DiffStride(2)
+    inputs = keras.Input((None, None, 2))
+    small = layers.UpSampling2D()(two(x := one(inputs)))
+    model = keras.Model(inputs, last(layers.add([x, small])))
+    expected = 1 / 4 + 1 / 16 + 1 / 16
+    assert float(model_complexity(model)) == pytest.approx(expected)
+
+
+def test_a_vector_has_no_resolution():
+    inputs, vector = keras.Input((16, 16, 2)), keras.Input((2,))
+    scale = layers.Reshape((1, 1, 2))(vector)
+    x = layers.multiply([DiffStride(2)(inputs), scale])
+    model = keras.Model([inputs, vector], DiffStride(2)(x))
+    assert float(model_complexity(model)) == pytest.approx(1 / 4 + 1 / 16)
+
+
+def test_audio_tagger_multiplies_in_order_of_the_calls():
+    model = audio_tagger(
+        num_output_classes=2,
+        input_shape=(64, 32),
+        strides=(1, 3, 2, 2, 1, 2, 1),
+        pooling_cls=DiffStride,
+        width_coefficient=0.1,
+        depth_coefficient=0.1,
+    )
+    strides = [strides_of(layer) for layer in learned_layers(model)]
+    strides = [tuple(map(float, pair)) for pair in strides]
+    expected = complexity(strides)
+    assert strides[1] == (3, 3)
+    assert float(model_complexity(model)) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("weight", [-1.0, float("nan"), "0.1", True])

@@ -235,6 +235,9 @@ def test_fixed_spectral_pooling_matches_reference():
     cases = [((1, 1), (1, 1)), ((2, 3), (1, 2)), ((5, 8), (90, 1.37))]
     cases += [((17, 16), (2.5, 1.0)), ((64, 65), (3.83, 2.0)), ((3, 3), (1, 1))]
     cases += [((33,), (2.2,)), ((1,), (3,)), ((5, 6, 9), (1.6, 1, 2))]
+    # The width is odd: at strides of 1.5, 1.1 and 2, and as it came.
+    cases += [((32, 32), (1.5, 1.1)), ((7, 7), (2, 2)), ((33, 33), (2, 1))]
+    cases += [((6, 9, 32), (1.6, 1, 1.5))]
     for number, (sizes, strides) in enumerate(cases):
         data_format = ["channels_last", "channels_first"][number % 2]
         norm = ["backward", "ortho", "forward"][number % 3]

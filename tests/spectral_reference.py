@@ -173,12 +173,17 @@ def diffstride(
 
 
 def fixed(sizes, strides, norm="backward"):
-    """Spectral pooling: size / stride made even, at least 2, hard crop."""
+    """Spectral pooling: a hard crop at size / stride, at least 2.
+
+    All axes but the last are made even. The release divides in float32.
+    """
     masks, keeps, out_sizes, halves = [], [], [], []
     for axis, (size, stride) in enumerate(zip(sizes, strides, strict=True)):
-        out_size = int(size // stride)
-        out_size = min(max(out_size - out_size % 2, 2), size)
         half = axis == len(sizes) - 1
+        out_size = int(np.float32(size) / np.float32(stride))
+        if not half:
+            out_size -= out_size % 2
+        out_size = min(max(out_size, 2), size)
         if half:
             keep = np.arange(out_size // 2 + 1)
         else:

@@ -8,6 +8,7 @@ import collections
 import contextlib
 
 import keras
+from keras import tree
 
 
 def sublayers(layer):
@@ -43,9 +44,45 @@ def graph(model):
     return keras.Model(inputs, outputs, name=model.name)
 
 
-def nodes(model):
-    """The calls in the graph of a model, each after those it depends on."""
-    by_depth = graph(model)._nodes_by_depth
+def trace(layer, args, kwargs):
+    """Runs the `call` of a layer on symbolic tensors, to have its graph.
+
+    Args:
+        layer: a layer that is built.
+        args: arguments of the call. A `keras.KerasTensor` in them stands for
+            a tensor of its shape.
+        kwargs: arguments by keyword, likewise.
+
+    Returns:
+        A `keras.Function`, or None if the call fails: it may need real tensors.
+    """
+
+    def placeholder(argument):
+        if isinstance(argument, keras.KerasTensor):
+            return keras.KerasTensor(argument.shape, argument.dtype)
+        return argument
+
+    args, kwargs = tree.map_structure(placeholder, (args, kwargs))
+    inputs = [
+        argument
+        for argument in tree.flatten((args, kwargs))
+        if isinstance(argument, keras.KerasTensor)
+    ]
+    # A layer may be anybody's: its call can raise any exception.
+    with contextlib.suppress(Exception):
+        return keras.Function(inputs, layer.call(*args, **kwargs))
+    return None
+
+
+def nodes(function):
+    """The calls in a graph, each after those it depends on.
+
+    Args:
+        function: a model that `is_graph`, or a `keras.Function`.
+    """
+    if isinstance(function, keras.Model):
+        function = graph(function)
+    by_depth = function._nodes_by_depth
     for depth in sorted(by_depth, reverse=True):
         yield from (node for node in by_depth[depth] if not node.is_input)
 

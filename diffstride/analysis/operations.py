@@ -9,7 +9,7 @@ import numpy as np
 
 from diffstride.analysis.keras_graph import sublayers
 from diffstride.layers.base_pooling import BaseSpectralPooling
-from diffstride.ops import spectral
+from diffstride.ops import windows
 
 
 class LayerCost(typing.NamedTuple):
@@ -124,7 +124,7 @@ def _spectral_macs(layer, input_shape, output_shape):
         smoothness_factor = getattr(layer, "smoothness_factor", 0)
         height, width = layer._axes
         coefficients = 2 * min(
-            spectral.odd_count(smoothness_factor), output_shape[height] // 2 + 1
+            windows.odd_count(smoothness_factor), output_shape[height] // 2 + 1
         )
         shape = list(input_shape)
         shape[height] = coefficients

@@ -14,6 +14,7 @@ from keras import ops
 from diffstride.ops import (
     scalars,
     spectral,
+    windows,
 )
 from diffstride.validation import (
     check_choice,
@@ -86,7 +87,7 @@ class BaseSpectralPooling(keras.layers.Layer):
 
     @property
     def _rules(self):
-        """How each axis reads its window (see `diffstride.ops.spectral`)."""
+        """How each axis reads its window (see `diffstride.ops.windows`)."""
         if self.rank == 2:
             return ("height", "width")
         return ("symmetric",) * (self.rank - 1) + ("width",)
@@ -137,14 +138,18 @@ class BaseFixedSpectralPooling(BaseSpectralPooling):
 
     def _output_sizes(self, sizes):
         return tuple(
-            None if size is None else spectral.fixed_output_size(size, stride)
-            for size, stride in zip(sizes, self.strides, strict=True)
+            None
+            if size is None
+            else windows.fixed_output_size(size, stride, rule)
+            for size, stride, rule in zip(
+                sizes, self.strides, self._rules, strict=True
+            )
         )
 
     def _filters(self, sizes):
         return [
             spectral.axis_filter(
-                spectral.crop_weights(out_size), size, out_size, self.norm, rule
+                windows.crop_weights(out_size), size, out_size, self.norm, rule
             )
             for size, out_size, rule in zip(
                 sizes, self._output_sizes(sizes), self._rules, strict=True
@@ -242,7 +247,7 @@ class BaseDiffStride(BaseSpectralPooling):
         for index, size in enumerate(sizes):
             if size is not None:
                 limits[index] = scalars.maximum(
-                    spectral.minimum_stride(
+                    windows.minimum_stride(
                         size, self.smoothness_factor, self.ramp
                     ),
                     user_limit,
@@ -266,7 +271,7 @@ class BaseDiffStride(BaseSpectralPooling):
         return tuple(
             None
             if size is None
-            else spectral.output_size(
+            else windows.output_size(
                 size,
                 stride,
                 self.smoothness_factor,
@@ -298,7 +303,7 @@ class BaseDiffStride(BaseSpectralPooling):
             out_sizes = self._sizes_from(ops.stop_gradient(strides), sizes)
         return [
             spectral.axis_filter(
-                spectral.window_weights(
+                windows.window_weights(
                     size,
                     out_size,
                     stride,

@@ -115,9 +115,10 @@ class SpatialPooling(keras.layers.Layer):
 class FixedSpectralPooling(BaseFixedSpectralPooling):
     """Spectral pooling: a hard crop in the Fourier domain at fixed strides.
 
-    An axis of `n` points becomes one of `n / stride`, made even and never under
-    two: strides need not be integers. Only the lower frequencies are kept, so
-    that nothing aliases. The layer has no weights. `FixedSpectralPooling1D` and
+    An axis of `n` points becomes one of `n / stride`, rounded down and never
+    under two: strides need not be integers. All axes but the last are made
+    even, as in the 2022 release. Only the lower frequencies are kept, so that
+    nothing aliases. The layer has no weights. `FixedSpectralPooling1D` and
     `FixedSpectralPooling3D` do the same for signals and volumes.
 
     Args:
