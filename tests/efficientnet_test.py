@@ -2,6 +2,7 @@
 
 import functools
 import math
+import types
 
 import keras
 import numpy as np
@@ -80,7 +81,7 @@ def test_normalization_of_imagenet():
     # Keras divides by the root of its variance, and the second `Rescaling`
     # that comes with the weights of ImageNet by that root once more.
     deviation = np.array([0.229, 0.224, 0.225])
-    source = keras.Sequential(
+    preprocessing = keras.Sequential(
         [
             keras.Input((2, 2, 3)),
             keras.layers.Rescaling(1 / 255),
@@ -91,10 +92,13 @@ def test_normalization_of_imagenet():
         ]
     )
     model = tiny(include_preprocessing=True)
+    source = types.SimpleNamespace(
+        layers=[*preprocessing.layers, *tiny().layers]
+    )
     normalization = model.get_layer("normalization")
     x = 255 * images(1, 2, 2, 3)
     before = np.array(normalization(x))
-    np.testing.assert_allclose(before, source(x), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(before, preprocessing(x), rtol=1e-4, atol=1e-4)
     normalization.adapt_mean.assign([0, 0, 0])
     load_keras_applications_weights(model, source)
     np.testing.assert_allclose(normalization(x), before, rtol=1e-4, atol=1e-4)
@@ -226,3 +230,36 @@ def test_weights_of_another_network():
         model = tiny()
     with pytest.raises(ValueError, match="`model` must have.*'stem_conv'"):
         load_keras_applications_weights(model, source)
+
+
+def test_weights_of_a_smaller_network():
+    """All of B0's layers are in B1 too, in the same shapes."""
+    with without_weights():
+        source = efficientnet("b0", input_shape=(64, 64, 3))
+        model = efficientnet("b1", input_shape=(64, 64, 3))
+    with pytest.raises(ValueError, match="no others.*'block1b_.*source=None"):
+        load_keras_applications_weights(model, source)
+
+
+@pytest.mark.parametrize("deeper", ["model", "source"])
+def test_weights_of_another_network_change_nothing(deeper):
+    shallow = tiny()
+    deep = tiny(stages=(Stage(8, 1, 3, 2), Stage(8, 3, 3, 2)))
+    model, source = (shallow, deep)[:: 1 if deeper == "source" else -1]
+    before = model.get_weights()
+    with pytest.raises(ValueError, match="Received.*block2c_"):
+        load_keras_applications_weights(model, source)
+    for one, other in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_strides_are_no_part_of_the_weights():
+    source, model = tiny(), tiny(DiffStride)
+    load_keras_applications_weights(model, source)
+    np.testing.assert_array_equal(
+        model.get_layer("block2a_pooling").strides, [2, 2]
+    )
+    np.testing.assert_array_equal(
+        model.get_layer("stem_conv").kernel,
+        source.get_layer("stem_conv").kernel,
+    )

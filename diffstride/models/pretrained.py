@@ -26,6 +26,10 @@ def load_keras_applications_weights(model, source, include_top=True):
     Returns:
         The model.
 
+    Raises:
+        ValueError: if one of the two has a layer that the other lacks, or has
+            in other shapes. The model is then left as it was.
+
     Example:
 
     ```python
@@ -34,25 +38,42 @@ def load_keras_applications_weights(model, source, include_top=True):
     load_keras_applications_weights(model, source, include_top=False)
     ```
     """
-    targets = {layer.name: layer for layer in model.layers}
-    for layer in source.layers:
-        if isinstance(layer, keras.layers.Normalization) or not layer.weights:
-            continue
-        if layer.name == "predictions" and not include_top:
-            continue
-        shapes = [weight.shape for weight in layer.weights]
-        target = targets.get(layer.name)
-        target_shapes = target and [weight.shape for weight in target.weights]
-        if shapes != target_shapes:
+    targets, sources = (
+        {layer.name: layer for layer in network.layers}
+        for network in (model, source)
+    )
+    expected, offered = (
+        _weight_shapes(layers, include_top) for layers in (targets, sources)
+    )
+    # Check all layers before the first one changes.
+    for name in {**offered, **expected}:
+        if offered.get(name) != expected.get(name):
             raise ValueError(
                 "`model` must have the layers of `source`, in the same "
-                f"shapes. Received: for layer '{layer.name}' "
-                f"source={shapes}, model={target_shapes}"
+                f"shapes, and no others. Received: for layer '{name}' "
+                f"source={offered.get(name)}, model={expected.get(name)}"
             )
-        target.set_weights(layer.get_weights())
+    for name in offered:
+        targets[name].set_weights(sources[name].get_weights())
     if "normalization" in targets:
         _carry_normalization(targets["normalization"], source)
     return model
+
+
+def _weight_shapes(layers, include_top):
+    """Shapes of the weights that two networks must have in common, by layer.
+
+    Layers in pooling slots, whose strides stay as they are, are the model's
+    alone, and normalisations of images are carried over in another way.
+    """
+    return {
+        name: [weight.shape for weight in layer.weights]
+        for name, layer in layers.items()
+        if layer.weights
+        and not isinstance(layer, keras.layers.Normalization)
+        and not name.endswith("_pooling")
+        and (include_top or name != "predictions")
+    }
 
 
 def _carry_normalization(target, source):
