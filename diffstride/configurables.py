@@ -45,6 +45,7 @@ _CONFIGURABLES = {
         schedules.step_decay,
         schedules.cosine,
         schedules.one_cycle,
+        keras.optimizers.schedules.PiecewiseConstantDecay,
     ],
     "optimizers": [
         keras.optimizers.SGD,

@@ -14,7 +14,7 @@ from diffstride import configurables
 from diffstride.data import audio
 from diffstride.data.clips import collect
 from diffstride.data.tfds_source import write_tfds
-from diffstride.training import plots
+from diffstride.training import objectives, plots
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 COMMAND = "python -m diffstride.train"
@@ -200,6 +200,9 @@ def train_a_step(files, workdir, data_dir):
     for name, value in SMALL_IF_BOUND.items():
         if isinstance(bound(name), int):
             bindings.append(f"{name} = {value}")
+    if bound("images.tfds_images.mixup_pairs"):
+        # Two images make an example.
+        bindings.append(f"images.tfds_images.batch_size = {BATCH_SIZE // 2}")
     configurables.parse(files, bindings)
     return gin.get_configurable("train.train")(
         workdir=workdir, config=configurables.operative_config, verbose=0
@@ -214,6 +217,36 @@ def test_experiment_trains_a_step(experiment, tmp_path, data_dir):
     assert len(history) == 1
     assert all(np.isfinite(history[0][name]) for name in ("loss", "val_loss"))
     assert (tmp_path / "model.keras").exists()
+
+
+def test_the_configuration_of_the_release_is_what_ran():
+    """Its learning rate, data and network by its own code, not by its words."""
+    configurables.parse(["papers/diffstride/release_cifar10.gin"])
+    schedule = gin.query_parameter("train.train.learning_rate")
+    schedule = schedule.scoped_configurable_fn()
+    steps = [0, 400, 401, 18_000, 18_001, 32_000, 32_001, 77_999]
+    rates = [0.01, 0.01, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001]
+    np.testing.assert_allclose([float(schedule(s)) for s in steps], rates)
+    assert bound("train.train.num_epochs") * 195 == 78_000
+    assert bound("images.tfds_images.batch_size") == 128
+    for name, value in {
+        "shuffle_buffer": 1000,
+        "mixup_pairs": True,
+        "mixup_alpha": 0.2,
+        "label_smoothing": 0.0,
+        "crop_padding": 0,
+        "flip": False,
+        "normalize": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    }.items():
+        assert bound(f"images.tfds_images.{name}") == value
+    model = gin.get_configurable("resnet.resnet18")(filters=4)
+    head = model.layers[-1]
+    assert head.activation is keras.activations.softmax
+    assert float(head.kernel_regularizer.l2) == pytest.approx(5e-4)
+    assert not objectives.cross_entropy(model, 10).from_logits
+    optimizer = keras.optimizers.SGD(schedule)
+    config = optimizer.get_config()["learning_rate"]
+    assert config["module"] == "keras.optimizers.schedules"
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

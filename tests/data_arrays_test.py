@@ -104,6 +104,56 @@ def test_batches_follow_from_seed_epoch_and_step():
         dataset.train(0, 5)
 
 
+def test_pairs_of_neighbours_become_one_example():
+    """As the 2022 release mixed: half as many examples, in order."""
+    data = make_numbered()
+    options = dict(batch_size=8, seed=4, shuffle_buffer=20)
+    mixed = plain(data, mixup_alpha=0.2, mixup_pairs=True, **options)
+    order = labels_of(plain(data, **{**options, "batch_size": 70}).train(1))
+    assert mixed.train_steps == 70 // 2 // 8
+    batches = list(mixed.train(1))
+    assert [len(x) for x, _ in batches] == [8] * 4
+    y = labels_of(batches)
+    x = np.concatenate([x for x, _ in batches])
+    pairs = order[: 2 * len(y)].reshape(-1, 2)
+    rows = np.arange(len(y))
+    weights = y[rows, pairs[:, 0]]
+    np.testing.assert_allclose(y[rows, pairs[:, 1]], 1 - weights, atol=1e-6)
+    np.testing.assert_allclose(y.sum(1), 1, rtol=1e-6)
+    # The images are their own numbers, over 255.
+    expected = weights * pairs[:, 0] + (1 - weights) * pairs[:, 1]
+    np.testing.assert_allclose(255 * x[:, 0, 0, 0], expected, rtol=1e-4)
+    # Interrupted, it goes on with the same batches.
+    assert_same(batches[2:], mixed.train(1, 2))
+    # Without mixup there are no pairs.
+    assert plain(data, mixup_pairs=True, **options).train_steps == 70 // 8
+
+
+def test_an_epoch_of_the_2022_release_has_195_steps():
+    data = {
+        "x_train": np.zeros((50_000, 1, 1, 1), "uint8"),
+        "y_train": np.arange(50_000) % 2,
+        "x_test": np.zeros((1, 1, 1, 1), "uint8"),
+        "y_test": np.zeros(1, "int64"),
+    }
+    dataset = plain(
+        data,
+        batch_size=128,
+        shuffle_buffer=1000,
+        mixup_alpha=0.2,
+        mixup_pairs=True,
+    )
+    assert dataset.train_steps == 195
+    y = labels_of(dataset.train(0))
+    assert y.shape == (195 * 128, 2)
+    # Two neighbours of different classes, about every second pair, show the
+    # weights: a beta distribution of mean 1/2 and variance 1 / (4 (2α + 1)).
+    weights = y[np.abs(y[:, 0] - 0.5) < 0.5, 0]
+    assert 0.45 < len(weights) / len(y) < 0.55
+    assert abs(weights.mean() - 0.5) < 0.02
+    assert abs(weights.var() - 1 / (4 * 1.4)) < 0.01
+
+
 PROCESS = """
 import sys
 sys.modules["tensorflow"] = sys.modules["tensorflow_datasets"] = None
@@ -134,7 +184,10 @@ def test_a_process_without_tensorflow_makes_the_same_batches():
     assert output.stdout.strip() == digest(), output.stderr
 
 
-@pytest.mark.parametrize("options", [{}, {"mixup_alpha": 0.4}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"mixup_alpha": 0.4}, {"mixup_alpha": 0.4, "mixup_pairs": True}],
+)
 @pytest.mark.parametrize("process_count", [2, 4])
 def test_processes_make_the_batches_of_one(process_count, options):
     options = {"batch_size": 16, "label_smoothing": 0.1, **options}
@@ -353,6 +406,11 @@ def test_images_that_are_not_finite():
         ({"normalize": (0.5, 0.5)}, "deviations of 3 channels"),
         ({"normalize": ((0, 0, 0), (1, 0, 1))}, "positive"),
         ({"image_size": 0}, "`image_size`"),
+        ({"shuffle_buffer": 0}, "`shuffle_buffer` must be 1 or more"),
+        (
+            {"batch_size": 36, "mixup_pairs": True, "mixup_alpha": 0.2},
+            "`batch_size` .* 35 training",
+        ),
     ],
 )
 def test_wrong_options(options, message):

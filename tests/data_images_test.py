@@ -133,9 +133,15 @@ def test_an_epoch_of_a_stream_has_every_example_once(load):
     assert [len(x) for x, _ in stream.test()] == [8, 2]
 
 
-def test_batches_of_a_stream_follow_from_seed_epoch_and_step(load):
+@pytest.mark.parametrize("pairs", [False, True])
+def test_batches_of_a_stream_follow_from_seed_epoch_and_step(load, pairs):
     options = dict(
-        cache=False, shuffle_buffer=5, mixup_alpha=0.2, inception_crop=True
+        cache=False,
+        shuffle_buffer=5,
+        mixup_alpha=0.2,
+        mixup_pairs=pairs,
+        inception_crop=True,
+        batch_size=4 if pairs else 8,
     )
     stream = load("photos", seed=1, **options)
     tf.random.set_seed(1)
@@ -151,8 +157,11 @@ def test_batches_of_a_stream_follow_from_seed_epoch_and_step(load):
         stream.train(0, 4)
 
 
-def test_processes_stream_the_batches_of_one(load):
-    options = dict(cache=False, inception_crop=True, mixup_alpha=0.4)
+@pytest.mark.parametrize("pairs", [False, True])
+def test_processes_stream_the_batches_of_one(load, pairs):
+    options = dict(
+        cache=False, inception_crop=True, mixup_alpha=0.4, mixup_pairs=pairs
+    )
     whole = load("photos", **options)
     parts = [
         load("photos", process_index=index, process_count=2, **options)
@@ -167,6 +176,22 @@ def test_processes_stream_the_batches_of_one(load):
         ]
         assert_same(run(whole), joined, atol=0)
     assert len(next(iter(parts[0].train(0)))[0]) == 4
+
+
+def test_pairs_of_a_stream_become_one_example(load):
+    options = dict(cache=False, shuffle_buffer=5, flip=False, crop_padding=0)
+    single = load(batch_size=2 * NUM_TRAIN // 4, **options)
+    mixed = load(mixup_alpha=0.2, mixup_pairs=True, **options)
+    assert mixed.train_steps == NUM_TRAIN // 2 // 8
+    [(images, labels)] = as_arrays(single.train(0))[:1]
+    [(x, y)] = as_arrays(mixed.train(0))[:1]
+    for row in range(5):
+        first, second = labels[2 * row], labels[2 * row + 1]
+        weight = y[row, first]
+        np.testing.assert_allclose(y[row, second], 1 - weight, atol=1e-6)
+        expected = weight * images[2 * row]
+        expected += (1 - weight) * images[2 * row + 1]
+        np.testing.assert_allclose(x[row], expected, atol=1e-5)
 
 
 def test_boxes_of_a_stream_are_those_of_the_augmentation(load, photos):

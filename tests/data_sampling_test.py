@@ -18,6 +18,43 @@ def tagged(labels, names=NAMES, length=WINDOW):
     return collect(examples, names)
 
 
+class TestShuffle:
+    """Against what `tf.data.Dataset.shuffle` promises."""
+
+    def test_a_buffer_bounds_how_early_an_example_comes(self):
+        count, size = 20_000, 100
+        order = sampling.shuffle(np.random.default_rng(0), count, size)
+        assert sorted(order) == list(range(count))
+        places = np.empty(count, int)
+        places[order] = np.arange(count)
+        assert np.all(places > np.arange(count) - size)
+        # An example that enters the buffer leaves it with a chance of 1 / size
+        # at each step: it stays for `size` steps on average.
+        middle = np.arange(size, count - 10 * size)
+        waits = places[middle] - (middle - size)
+        assert abs(waits.mean() - size) < 0.03 * size
+        assert abs(waits.std() - size) < 0.05 * size
+
+    @pytest.mark.parametrize("size", [None, 50, 60])
+    def test_all_examples_by_default(self, size):
+        order = sampling.shuffle(np.random.default_rng(1), 50, size)
+        expected = np.random.default_rng(1).permutation(50)
+        np.testing.assert_array_equal(order, expected)
+
+    def test_as_tensorflow_does(self):
+        tf = pytest.importorskip("tensorflow")
+        runs = range(400)
+        examples = tf.data.Dataset.range(12)
+        theirs = [list(examples.shuffle(4).as_numpy_iterator()) for _ in runs]
+        ours = [
+            sampling.shuffle(np.random.default_rng(run), 12, 4) for run in runs
+        ]
+        # The mean of the example at each place, to five standard errors.
+        means = np.mean(theirs, 0), np.mean(ours, 0)
+        errors = np.std(theirs, 0) / np.sqrt(len(runs) / 2)
+        assert np.all(np.abs(means[0] - means[1]) < 5 * errors)
+
+
 class TestBalance:
     def test_chances_of_classes(self):
         labels = np.array([0] * 6 + [1] * 3 + [2])

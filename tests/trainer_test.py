@@ -268,6 +268,16 @@ def test_plot_has_a_panel_for_each_layer(tmp_path, layers, axes):
     )
 
 
+def test_a_schedule_of_keras_counts_steps(tmp_path):
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay(
+        [6, 11], [0.02, 0.01, 0.005]
+    )
+    history = train(tmp_path, num_epochs=3, learning_rate=schedule)
+    # After 6, 12 and 18 steps; a value holds up to and including its boundary.
+    rates = [row["learning_rate"] for row in history]
+    np.testing.assert_allclose(rates, [0.02, 0.005, 0.005])
+
+
 def train_on_two_devices(workdir):
     import tensorflow as tf
 

@@ -8,6 +8,7 @@ import zipfile
 
 import numpy as np
 
+from diffstride.data import sampling
 from diffstride.data.augment import Augmentation
 from diffstride.data.dataset import (
     Batches,
@@ -35,6 +36,8 @@ def from_arrays(
     flip=True,
     label_smoothing=0.0,
     mixup_alpha=0.0,
+    mixup_pairs=False,
+    shuffle_buffer=None,
     process_index=0,
     process_count=1,
 ):
@@ -72,6 +75,11 @@ def from_arrays(
         mixup_alpha: Parameter of the beta distribution of the weights with
             which images of a batch are mixed; 0 for no mixup. With mixup or
             label smoothing targets are one-hot, else numbers of classes.
+        mixup_pairs: Whether mixup makes one example of two images that follow
+            one another, as the 2022 release did: an epoch then has half as
+            many steps. Else each image is mixed with another of its batch.
+        shuffle_buffer: Number of images among which the next one is drawn, as
+            `tf.data.Dataset.shuffle` does it. Defaults to all of them.
         process_index: Number of this process.
         process_count: Number of processes that each make their own rows of
             every batch.
@@ -113,9 +121,6 @@ def from_arrays(
     if num_train_examples is not None:
         chosen = _subset(y_train, num_train_examples, stratified)
         x_train, y_train = x_train[chosen], y_train[chosen]
-    validate_batching(
-        len(x_train), batch_size, seed, process_index, process_count
-    )
     unit = 255.0 if x_train.dtype == np.uint8 else 1.0
     mean, std = channel_statistics(normalize, x_train.shape[-1], unit, x_train)
     augmentation = Augmentation(
@@ -128,19 +133,26 @@ def from_arrays(
         flip=flip,
         label_smoothing=label_smoothing,
         mixup_alpha=mixup_alpha,
+        mixup_pairs=mixup_pairs,
     )
-    train_steps = len(x_train) // batch_size
+    sampling.check_shuffle_buffer(shuffle_buffer)
+    num_train = len(x_train) // augmentation.images_per_example
+    validate_batching(num_train, batch_size, seed, process_index, process_count)
+    train_steps = num_train // batch_size
+    batch_images = batch_size * augmentation.images_per_example
     rows = process_rows(batch_size, process_index, process_count)
 
     def train(epoch, start_step=0):
-        order = random_generator(seed, epoch).permutation(len(x_train))
+        order = sampling.shuffle(
+            random_generator(seed, epoch), len(x_train), shuffle_buffer
+        )
 
         def make_batch(step):
             draws = augmentation.draw(
                 random_generator(seed, epoch, step), batch_size
             )
             needed = augmentation.needed(draws, rows)
-            examples = order[step * batch_size + needed]
+            examples = order[step * batch_images + needed]
             return augmentation(
                 x_train[examples], y_train[examples], draws, needed, rows
             )

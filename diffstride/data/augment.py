@@ -208,11 +208,17 @@ def mixup(values, partners, weights):
 
 @dataclasses.dataclass(frozen=True)
 class Draws:
-    """The random numbers of a global batch, one row an example."""
+    """The random numbers of a global batch.
+
+    `boxes`, `offsets` and `flips` have a row for each image. `owns`,
+    `partners` and `weights` have one for each example: an example is mixed
+    from the images of these two numbers.
+    """
 
     boxes: np.ndarray
     offsets: np.ndarray
     flips: np.ndarray
+    owns: np.ndarray
     partners: np.ndarray
     weights: np.ndarray
 
@@ -239,8 +245,10 @@ class Augmentation:
         flip: Whether to mirror every second image, at random.
         label_smoothing: Share of the label that all classes divide.
         mixup_alpha: Parameter of the beta distribution from which the weights
-            of mixup are drawn, for each image; 0 for no mixup. The partners
+            of mixup are drawn, for each example; 0 for no mixup. The partners
             are a permutation of the batch, so an epoch keeps its length.
+        mixup_pairs: Whether mixup makes one example of two neighbours instead,
+            as the 2022 release did: an epoch then has half as many examples.
 
     Example:
 
@@ -264,6 +272,7 @@ class Augmentation:
     flip: bool = True
     label_smoothing: float = 0.0
     mixup_alpha: float = 0.0
+    mixup_pairs: bool = False
 
     def __post_init__(self):
         size = np.broadcast_to(self.image_size, 2)
@@ -297,27 +306,36 @@ class Augmentation:
         """Whether targets are one-hot rather than numbers of classes."""
         return bool(self.label_smoothing or self.mixup_alpha)
 
+    @property
+    def images_per_example(self):
+        """How many images an example takes: two where pairs are mixed."""
+        return 2 if self.mixup_pairs and self.mixup_alpha else 1
+
     def draw(self, generator, size):
         """Draws all that is random about a global batch of `size` examples.
 
         The same numbers are drawn whatever the options, so switching one of
-        them on changes nothing about the others.
+        them on changes nothing about the others. Only `mixup_pairs` draws for
+        twice as many images.
         """
         places = 2 * self.crop_padding + 1
         alpha = self.mixup_alpha or 1.0
-        return Draws(
-            boxes=generator.random((size, _ATTEMPTS, 4)),
-            offsets=(places * generator.random((size, 2))).astype("int32"),
-            flips=generator.random(size) < 0.5,
-            partners=generator.permutation(size),
-            weights=generator.beta(alpha, alpha, size),
-        )
+        images = size * self.images_per_example
+        owns = np.arange(0, images, self.images_per_example)
+        boxes = generator.random((images, _ATTEMPTS, 4))
+        offsets = (places * generator.random((images, 2))).astype("int32")
+        flips = generator.random(images) < 0.5
+        partners = generator.permutation(size)
+        if self.images_per_example == 2:
+            partners = owns + 1
+        weights = generator.beta(alpha, alpha, size)
+        return Draws(boxes, offsets, flips, owns, partners, weights)
 
     def needed(self, draws, rows):
-        """The rows of the global batch from which `rows` are made."""
+        """The images of the global batch from which the `rows` are made."""
         if not self.mixup_alpha:
             return rows
-        return np.union1d(rows, draws.partners[rows])
+        return np.union1d(draws.owns[rows], draws.partners[rows])
 
     def boxes(self, heights, widths, draws=None, needed=...):
         """The boxes to resize, of training images if there are `draws`."""
@@ -331,11 +349,11 @@ class Augmentation:
         """Makes a training batch.
 
         Args:
-            images: Array `(batch, height, width, channels)`, the rows `needed`
-                of a global batch.
+            images: Array `(batch, height, width, channels)`, the images
+                `needed` of a global batch.
             labels: Their classes.
             draws: What `draw` returned for the global batch.
-            needed: Rows of the global batch that are given. Defaults to all.
+            needed: Numbers of the images that are given. Defaults to all.
             rows: Rows of the global batch to make. Defaults to all.
         """
         if self.crop_padding:
@@ -351,7 +369,7 @@ class Augmentation:
         if not self.mixup_alpha:
             return images, targets
         everything = np.arange(len(draws.flips))
-        own = np.searchsorted(everything[needed], everything[rows])
+        own = np.searchsorted(everything[needed], draws.owns[rows])
         others = np.searchsorted(everything[needed], draws.partners[rows])
         weights = draws.weights[rows]
         return (

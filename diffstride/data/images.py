@@ -20,6 +20,7 @@ from diffstride.data.dataset import (
     random_generator,
     validate_batching,
 )
+from diffstride.data.sampling import check_shuffle_buffer
 from diffstride.data.tfds_source import TFDSSource
 
 _STATISTICS = {
@@ -31,6 +32,7 @@ _STATISTICS = {
 # The test images of ImageNet have no labels; Imagenette has no test images.
 _TEST_SPLITS = {"imagenet2012": "validation", "imagenette": "validation"}
 _CACHED_BYTES = 2**31
+_STREAM_SHUFFLE_BUFFER = 10_000
 
 
 def tfds_images(
@@ -41,7 +43,7 @@ def tfds_images(
     train_split="train",
     test_split=None,
     cache="auto",
-    shuffle_buffer=10_000,
+    shuffle_buffer=None,
     num_train_examples=None,
     stratified=False,
     normalize="auto",
@@ -51,6 +53,7 @@ def tfds_images(
     flip=True,
     label_smoothing=0.0,
     mixup_alpha=0.0,
+    mixup_pairs=False,
     process_index=0,
     process_count=1,
 ):
@@ -74,8 +77,10 @@ def tfds_images(
             `"validation"` for ImageNet and Imagenette.
         cache: Whether to keep the decoded set in memory, which takes images of
             one size; `"auto"` for those that take up to 2 GiB.
-        shuffle_buffer: Number of encoded images among which a streamed set is
-            shuffled, beside the order of its files.
+        shuffle_buffer: Number of images among which the next one is drawn, as
+            `tf.data.Dataset.shuffle` does it. Defaults to all images of a set
+            in memory, and to 10,000 of a streamed set, whose files are
+            shuffled too.
         num_train_examples: Trains on the first so many images. Defaults to all
             of them. Only for sets in memory; others take a slice of a split.
         stratified: Whether these are the first ones of each class, as many of
@@ -97,6 +102,9 @@ def tfds_images(
         mixup_alpha: Parameter of the beta distribution of the weights with
             which images of a batch are mixed; 0 for no mixup. With mixup or
             label smoothing targets are one-hot, else numbers of classes.
+        mixup_pairs: Whether mixup makes one example of two images that follow
+            one another, as the 2022 release did: an epoch then has half as
+            many steps. Else each image is mixed with another of its batch.
         process_index: Number of this process.
         process_count: Number of processes that each make their own rows of
             every batch. Each reads the whole stream and decodes its rows.
@@ -117,6 +125,7 @@ def tfds_images(
         raise ValueError(
             f"`cache` must be True, False or 'auto'. Received: cache={cache!r}"
         )
+    check_shuffle_buffer(shuffle_buffer)
     base_name = name.split("/")[0].split(":")[0]
     source = TFDSSource(name, data_dir)
     if test_split is None:
@@ -138,6 +147,7 @@ def tfds_images(
         flip=flip,
         label_smoothing=label_smoothing,
         mixup_alpha=mixup_alpha,
+        mixup_pairs=mixup_pairs,
     )
     batching = dict(
         batch_size=batch_size,
@@ -158,6 +168,7 @@ def tfds_images(
             num_train_examples=num_train_examples,
             stratified=stratified,
             normalize=normalize,
+            shuffle_buffer=shuffle_buffer,
             **options,
             **batching,
         )
@@ -169,7 +180,6 @@ def tfds_images(
             f"{num_train_examples}]'. Received: name={name!r}, "
             f"num_train_examples={num_train_examples}"
         )
-    validate_batching(num_train, **batching)
     if image_size is None:
         if None in shape:
             raise ValueError(
@@ -183,6 +193,10 @@ def tfds_images(
     augmentation = augment.Augmentation(
         num_classes=source.num_classes, mean=mean, std=std, **options
     )
+    num_train //= augmentation.images_per_example
+    validate_batching(num_train, **batching)
+    if shuffle_buffer is None:
+        shuffle_buffer = _STREAM_SHUFFLE_BUFFER
     stream = _Stream(source, augmentation, shuffle_buffer, **batching)
     return Dataset(
         train=lambda epoch, start_step=0: stream.train(
@@ -223,7 +237,8 @@ class _Stream:
         generator = random_generator(self.seed, epoch)
         dataset = self.source.open(split, decode=False, generator=generator)
         dataset = _shuffle(dataset, self.shuffle_buffer, generator)
-        dataset = dataset.batch(self.batch_size, drop_remainder=True)
+        images = self.batch_size * self.augmentation.images_per_example
+        dataset = dataset.batch(images, drop_remainder=True)
         steps = int(dataset.cardinality())
         if not 0 <= start_step <= steps:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Which clips make an epoch, and which of them are mixed."""
+"""Which examples make an epoch, in which order, and which clips are mixed."""
 
 import dataclasses
 
@@ -77,6 +77,45 @@ def draw_clips(generator, count, num_clips, chances=None):
     rounds = -(-count // num_clips)
     clips = [generator.permutation(num_clips) for _ in range(rounds)]
     return np.concatenate(clips)[:count]
+
+
+def shuffle(generator, count, buffer_size=None):
+    """Shuffles the numbers from 0 to `count - 1`.
+
+    Args:
+        generator: NumPy's random generator.
+        count: How many numbers.
+        buffer_size: Number of examples among which the next one is drawn, as
+            `tf.data.Dataset.shuffle` does it: an example comes at most this
+            many places early. Defaults to all: every order is as likely.
+
+    Returns:
+        An integer array `(count,)`.
+
+    Example:
+
+    >>> shuffle(np.random.default_rng(0), 6, buffer_size=1).tolist()
+    [0, 1, 2, 3, 4, 5]
+    """
+    if buffer_size is None or buffer_size >= count:
+        return generator.permutation(count)
+    buffer = list(range(buffer_size))
+    places = generator.integers(buffer_size, size=count - buffer_size).tolist()
+    order = []
+    for new, place in enumerate(places, start=buffer_size):
+        order.append(buffer[place])
+        buffer[place] = new
+    # Nothing is left to fill the buffer with: the rest comes in any order.
+    return np.concatenate([order, generator.permutation(buffer)])
+
+
+def check_shuffle_buffer(shuffle_buffer):
+    """Checks the argument of that name of a loader."""
+    if shuffle_buffer is not None and shuffle_buffer < 1:
+        raise ValueError(
+            "`shuffle_buffer` must be 1 or more. Received: "
+            f"shuffle_buffer={shuffle_buffer}"
+        )
 
 
 def similar_lengths(generator, clips, lengths, batch_size, pool=50):

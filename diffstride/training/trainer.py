@@ -76,8 +76,9 @@ def train(
         optimizer: function of `learning_rate`, like `keras.optimizers.SGD`.
             A weight decay it applies spares strides, biases and the parameters
             of normalisations.
-        learning_rate: number, or a function of `steps_per_epoch` and
-            `num_epochs` (see `diffstride.training.schedules`).
+        learning_rate: number, a schedule of Keras, which counts steps, or a
+            function of `steps_per_epoch` and `num_epochs` (see
+            `diffstride.training.schedules`).
         loss: a Keras loss, or a dict of one for each head. Defaults to
             cross-entropy.
         metrics: list of functions that make Keras metrics. Defaults to
@@ -146,7 +147,10 @@ def train(
         )
         _check_match(network, data, loss)
         rate = learning_rate
-        if callable(rate):
+        is_schedule = isinstance(
+            rate, keras.optimizers.schedules.LearningRateSchedule
+        )
+        if callable(rate) and not is_schedule:
             rate = rate(steps_per_epoch=data.train_steps, num_epochs=num_epochs)
         network.compile(
             optimizer=_build_optimizer(optimizer, rate, network),
