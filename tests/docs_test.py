@@ -20,22 +20,6 @@ from diffstride.experiments import sweep_file  # noqa: E402
 PAGES = {path.name: path.read_text() for path in (ROOT / "docs").glob("*.md")}
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_files_that_a_page_names_exist(page):
-    names = re.findall(
-        r"\b((?:configs|scripts|docs)/[\w./]*\w)(?![\w*])", PAGES[page]
-    )
-    names += [
-        f"configs/sweeps/{name}"
-        for name in re.findall(r"`(study_\w+\.toml)`", PAGES[page])
-    ]
-    names += [
-        f"docs/{name}.md" for name in re.findall(r"\((\w+)\.md\)", PAGES[page])
-    ]
-    assert names
-    assert [name for name in names if not (ROOT / name).exists()] == []
-
-
 def test_sizes_of_maps_are_those_that_the_command_prints(capsys):
     page = PAGES["sizing.md"]
     for size in re.findall(r"scripts/sizes.py map --size (\d+)\n", page):
