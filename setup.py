@@ -15,7 +15,10 @@ VERSION = re.search(
 
 AUDIO = ["soundfile>=0.12"]
 DOCS = [
+    "ipykernel>=6",
+    "matplotlib>=3.7",
     "mkdocs>=1.6",
+    "mkdocs-jupyter>=0.25",
     "mkdocs-material>=9.5",
     "mkdocstrings[python]>=0.26",
 ]

@@ -1,0 +1,67 @@
+# %% [markdown]
+# # Sounds
+#
+# A classifier of waveforms: the spectrogram is a layer of the model, and
+# DiffRes decides which of its frames to keep.
+
+# %%
+import keras
+import numpy as np
+
+import diffstride
+
+# %% [markdown]
+# A second of noise, with a short chirp somewhere in it, which rises or falls.
+
+# %%
+rate = 16000
+
+
+def chirps(size, seed):
+    rng = np.random.default_rng(seed)
+    sounds = rng.normal(0, 0.01, (size, rate))
+    labels = rng.integers(0, 2, size)
+    time = np.arange(rate // 5) / rate
+    for sound, label in zip(sounds, labels, strict=True):
+        start = rng.integers(0, rate - len(time))
+        slope = (1 if label else -1) * 4000
+        phase = 2 * np.pi * (1500 * time + slope * (time - 0.1) ** 2 / 2)
+        sound[start : start + len(time)] += 0.1 * np.sin(phase)
+    return sounds.astype("float32"), labels
+
+
+x, y = chirps(256, seed=1)
+x_test, y_test = chirps(128, seed=2)
+
+# %% [markdown]
+# DiffRes reduces 98 frames to 24 and gives three channels: the mean and the
+# maximum of the frames that it merged, and where they came from.
+
+# %%
+model = keras.Sequential(
+    [
+        keras.Input((rate,)),
+        diffstride.LogMelSpectrogram(num_mels=32),
+        diffstride.DiffRes(reduction_rate=0.75, name="diffres"),
+        keras.layers.BatchNormalization(momentum=0.9),
+        keras.layers.Conv2D(16, 3, strides=2, activation="relu"),
+        keras.layers.Conv2D(16, 3, strides=2, activation="relu"),
+        keras.layers.GlobalMaxPooling2D(),
+        keras.layers.Dense(1, activation="sigmoid"),
+    ]
+)
+model.compile(
+    keras.optimizers.Adam(3e-3), "binary_crossentropy", metrics=["accuracy"]
+)
+history = model.fit(x, y, batch_size=32, epochs=8, verbose=0).history
+print("guide loss:", np.round(history["guide_loss"], 3))
+print("activeness:", np.round(history["activeness"], 3))
+print("test accuracy:", model.evaluate(x_test, y_test, verbose=0)[1])
+
+# %% [markdown]
+# `activeness` is how much the scores of the frames differ within a clip. To see
+# the scores of one clip beside its spectrogram:
+#
+# ```shell
+# python scripts/plot_diffres.py clip model.keras clip.wav --output=clip.png
+# ```
