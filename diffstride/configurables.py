@@ -39,7 +39,14 @@ from diffstride.validation import ConfigError
 
 _CONFIGURABLES = {
     "train": [trainer.train],
-    "callbacks": [refresh_sizes.RefreshSizes],
+    "callbacks": [
+        refresh_sizes.RefreshSizes,
+        keras.callbacks.CSVLogger,
+        keras.callbacks.EarlyStopping,
+        keras.callbacks.ModelCheckpoint,
+        keras.callbacks.ReduceLROnPlateau,
+        keras.callbacks.SwapEMAWeights,
+    ],
     "schedules": [
         schedules.piecewise,
         schedules.step_decay,

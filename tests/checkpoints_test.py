@@ -156,23 +156,3 @@ def test_a_checkpoint_of_another_model_is_refused():
     wide.compile("sgd", "mse")
     with pytest.raises(ValueError, match="predictions/kernel.*the shape"):
         checkpoints_lib.restore_model(wide, saved, ("model",))
-
-
-def test_weights_that_are_not_finite_are_not_saved(checkpoints, caplog):
-    model = built_model()
-    checkpointing = checkpoints_lib.Checkpointing(
-        checkpoints,
-        checkpoints_lib.Progress(),
-        train_steps=6,
-        every=1,
-        monitor=None,
-        asked_to_end=lambda: None,
-    )
-    checkpointing.set_model(model)
-    checkpointing.on_epoch_begin(0)
-    for step in (0, 1):
-        checkpointing.on_train_batch_begin(step)
-    model.get_layer("pooling").strides.assign([np.nan, 2.0])
-    checkpointing.on_train_batch_begin(2)
-    assert checkpoints.steps() == [1]
-    assert "strides` is not finite" in caplog.text

@@ -14,7 +14,7 @@ import pytest
 import tiny
 
 from diffstride.training import trainer
-from diffstride.training.checkpoints import Checkpoints
+from diffstride.training.checkpoints import Checkpoints, restore_model
 
 EPOCHS, STEPS = 3, 6
 # Those of a run that nothing interrupts are others.
@@ -265,3 +265,123 @@ def test_nan_names_the_step_and_leaves_a_good_checkpoint(tmp_path):
     arrays, _ = checkpoints.load()
     assert all(np.isfinite(array).all() for array in arrays.values())
     assert len(history(tmp_path)) == 1
+
+
+def ends(workdir, callbacks):
+    """Trains to the end, or until a SIGTERM; returns whether to the end."""
+    try:
+        train(workdir, callbacks, num_epochs=9, keep_checkpoints=20)
+    except SystemExit as error:
+        assert error.code == 128 + signal.SIGTERM
+        return False
+    return True
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_callbacks_of_keras_see_one_fit(interrupted, tmp_path):
+    begun = []
+
+    def callbacks(*more):
+        # Nothing is ever better than the first epoch by so much.
+        nothing_better = {"monitor": "val_loss", "min_delta": 100.0}
+        return [
+            keras.callbacks.EarlyStopping(
+                **nothing_better, patience=3, restore_best_weights=True
+            ),
+            keras.callbacks.ReduceLROnPlateau(
+                **nothing_better, patience=1, factor=0.5
+            ),
+            keras.callbacks.CSVLogger(tmp_path / "log.csv"),
+            keras.callbacks.LambdaCallback(
+                on_train_begin=lambda logs: begun.append("train")
+            ),
+            *more,
+        ]
+
+    if interrupted:
+        for moment in [
+            {"step": 8},  # Of the second epoch.
+            {"step": 17},  # The last one of the third.
+            {"validation_of_epoch": 2},
+            {"validation_of_epoch": 3},  # The last one.
+        ]:
+            terminate = At(
+                lambda: signal.raise_signal(signal.SIGTERM), **moment
+            )
+            assert not ends(tmp_path, callbacks(terminate))
+    assert ends(tmp_path, callbacks())
+    assert len(begun) == (5 if interrupted else 1)
+    rows = history(tmp_path)
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
+    rates = [row["learning_rate"] for row in rows]
+    np.testing.assert_allclose(rates, [0.02, 0.02, 0.01, 0.005])
+    lines = (tmp_path / "log.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["epoch", *"0123"]
+
+    def weights():
+        model = keras.saving.load_model(tmp_path / "model.keras", compile=False)
+        return model.get_weights()
+
+    # The weights are the best ones: those of the first epoch.
+    first, _ = Checkpoints(tmp_path / "checkpoints").load(STEPS)
+    model = tiny.model(3, (16, 16, 1))
+    model.compile("sgd", "mse")
+    restore_model(model, first, groups=("model",))
+    for array, expected in zip(weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(array, expected)
+    # A run that is finished stays as it is.
+    before = weights()
+    assert ends(tmp_path, callbacks())
+    assert len(history(tmp_path)) == 4
+    for one, other in zip(weights(), before, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_running_averages_of_weights(tmp_path):
+    averaging = functools.partial(
+        keras.optimizers.SGD, momentum=0.9, use_ema=True, ema_momentum=0.8
+    )
+    interrupted, whole = tmp_path / "a", tmp_path / "b"
+    for moment in [{"step": 7}, {"validation_of_epoch": EPOCHS - 1}]:
+        terminate = At(lambda: signal.raise_signal(signal.SIGTERM), **moment)
+        with pytest.raises(SystemExit):
+            train(interrupted, [terminate], optimizer=averaging)
+    train(interrupted, optimizer=averaging)
+    train(whole, optimizer=averaging)
+    assert_same_run(interrupted, whole, rtol=1e-4)
+    # The averages replace the weights at the end, not before.
+    checkpoints = Checkpoints(whole / "checkpoints")
+    (last, _), (before, _) = (
+        checkpoints.load(EPOCHS * STEPS - back) for back in (0, 2)
+    )
+    model = tiny.model(3, (16, 16, 1))
+    model.compile(averaging(learning_rate=0.1), "mse")
+    model.optimizer.build(model.trainable_variables)
+    names = [variable.path for variable in model.optimizer.variables]
+    trainable = [
+        index
+        for index, variable in enumerate(model.variables)
+        if variable.trainable
+    ]
+    averages = [i for i, name in enumerate(names) if name.endswith("average")]
+    assert len(averages) == len(trainable)
+    for arrays, equal in [(last, True), (before, False)]:
+        assert equal == all(
+            np.array_equal(
+                arrays[f"model/{index}"], arrays[f"optimizer/{average}"]
+            )
+            for index, average in zip(trainable, averages, strict=True)
+        )
+
+
+def test_stop_training_in_the_middle_of_an_epoch(tmp_path):
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if self.model.optimizer.iterations == 9:
+                self.model.stop_training = True
+
+    train(tmp_path, [Stop()])
+    rows = history(tmp_path)
+    assert [row["epoch"] for row in rows] == [1, 2]
+    train(tmp_path, [Stop()])
+    assert history(tmp_path) == rows

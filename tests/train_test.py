@@ -221,6 +221,25 @@ def test_later_files_and_bindings_prevail():
     assert "POOLING = @pooling.FixedSpectralPooling" in gin.config_str()
 
 
+def test_callbacks_of_keras_have_names():
+    parse(
+        [],
+        [
+            "train.train.callbacks = "
+            "[@callbacks.EarlyStopping(), @callbacks.ReduceLROnPlateau()]",
+            "callbacks.EarlyStopping.patience = 7",
+            "callbacks.ReduceLROnPlateau.factor = 0.3",
+        ],
+    )
+    stopping, plateau = (
+        reference.scoped_configurable_fn()
+        for reference in gin.query_parameter("train.train.callbacks")
+    )
+    assert stopping.patience == 7
+    assert isinstance(plateau, keras.callbacks.ReduceLROnPlateau)
+    assert plateau.factor == 0.3
+
+
 def test_a_class_receives_its_bindings_where_gin_hands_it_over():
     parse(
         [],

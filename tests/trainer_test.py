@@ -16,7 +16,7 @@ from diffstride.training import (
     schedules,
     trainer,
 )
-from diffstride.training.checkpoints import Checkpointing, Checkpoints, Progress
+from diffstride.training.checkpoints import Checkpoints
 from diffstride.training.workdir import ConfigError
 
 
@@ -222,15 +222,6 @@ def test_weight_decay_spares_strides_biases_and_normalisations():
     assert decayed == ["kernel", "kernel"]
 
 
-def test_running_averages_of_weights_are_refused():
-    with pytest.raises(ValueError, match="must not average weights"):
-        trainer._build_optimizer(
-            functools.partial(keras.optimizers.SGD, use_ema=True),
-            0.1,
-            tiny.model(3, (16, 16, 1)),
-        )
-
-
 def test_errors(tmp_path):
     with pytest.raises(ValueError, match="`mode` must be one of.*'test'"):
         train(tmp_path, mode="test")
@@ -238,11 +229,27 @@ def test_errors(tmp_path):
         train(tmp_path, eval_checkpoint="worst")
     with pytest.raises(FileNotFoundError, match="no checkpoint to evaluate"):
         train(tmp_path, mode="eval")
-    checkpointing = Checkpointing(
-        None, Progress(), 1, None, "val_acuracy", lambda: None
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"monitor": "val_acuracy"}, "^`monitor` must be one of.*'val_acur"),
+        (
+            {"callbacks": [keras.callbacks.EarlyStopping("val_left_loss")]},
+            "^`monitor` of EarlyStopping must be one of.*='val_left_loss'",
+        ),
+    ],
+)
+def test_a_wrong_monitor_costs_no_epoch(tmp_path, arguments, message):
+    steps = []
+    counter = keras.callbacks.LambdaCallback(
+        on_train_batch_begin=lambda batch, logs: steps.append(batch)
     )
-    with pytest.raises(ValueError, match="`monitor` must be one of.*acuracy"):
-        checkpointing.on_epoch_end(0, {"val_accuracy": 1.0})
+    callbacks = [*arguments.pop("callbacks", ()), counter]
+    with pytest.raises(ConfigError, match=message):
+        train(tmp_path, callbacks=callbacks, **arguments)
+    assert steps == []
 
 
 def test_plot_needs_matplotlib(monkeypatch, tmp_path, caplog):

@@ -153,8 +153,8 @@ def tensorboard_is_installed():
 class TensorBoard(keras.callbacks.Callback):
     """Writes what a `Recorder` has just recorded, for TensorBoard.
 
-    Keras's own callback closes its files at the end of each `fit`, and a run is
-    one `fit` for each epoch.
+    Keras's own callback knows the metrics of an epoch, but not the strides,
+    sizes and operations.
 
     Args:
         recorder: the `Recorder` of the run.

@@ -5,21 +5,17 @@ under its name only once it is complete on the disk, and the checksums of its
 archive tell when that is no longer so.
 """
 
-import dataclasses
 import json
 import os
 import pathlib
-import time
 import zipfile
 import zlib
 
-import keras
 import numpy as np
 from absl import logging
 from keras import ops
 
 from diffstride.analysis.learned_layers import learned_layers
-from diffstride.training import distribution
 
 _STATE = "state"
 _CORRUPT = (zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError)
@@ -46,28 +42,6 @@ def write_atomically(path, write):
         os.fsync(directory)  # The new name, too, is on the disk.
     finally:
         os.close(directory)
-
-
-@dataclasses.dataclass
-class Progress:
-    """Where a run is: what a checkpoint holds besides the variables.
-
-    Args:
-        epoch: Epochs done.
-        step: Steps done in the epoch under way.
-        seconds: Seconds spent in it.
-        history: One dict for each epoch done.
-        initial_strides: The learned strides before the first step, by layer.
-        best: The epoch with the best monitored value: its checkpoint's step
-            and the value, or None.
-    """
-
-    epoch: int = 0
-    step: int = 0
-    seconds: float = 0.0
-    history: list = dataclasses.field(default_factory=list)
-    initial_strides: dict = dataclasses.field(default_factory=dict)
-    best: dict | None = None
 
 
 class Checkpoints:
@@ -189,7 +163,7 @@ def model_arrays(model):
         # During `fit` under JAX the variables live outside the model.
         model.jax_state_sync()
     arrays = {
-        f"{group}/{index}": _to_numpy(variable)
+        f"{group}/{index}": to_numpy(variable)
         for group, variables in _groups(model).items()
         for index, variable in enumerate(variables)
     }
@@ -198,7 +172,7 @@ def model_arrays(model):
         store = {}
         layer.save_own_variables(store)
         for name, value in store.items():
-            arrays[f"layer{index}/{name}"] = _to_numpy(value)
+            arrays[f"layer{index}/{name}"] = to_numpy(value)
     return arrays
 
 
@@ -248,131 +222,7 @@ def _group(arrays, group):
     }
 
 
-def _to_numpy(variable):
+def to_numpy(variable):
     value = ops.convert_to_numpy(variable)
     # NumPy archives know no bfloat16; float32 holds its values exactly.
     return value.astype("float32") if value.dtype.kind == "V" else value
-
-
-class Checkpointing(keras.callbacks.Callback):
-    """Saves the run after each epoch, within epochs, and before it is ended.
-
-    Args:
-        checkpoints: the `Checkpoints` of the run.
-        progress: the `Progress` of the run.
-        train_steps: integer. Steps in an epoch.
-        every: integer or None. Also save after so many steps of an epoch.
-        monitor: string. The logged value that tells the best epoch: a loss is
-            to be small, anything else large. None stands for the accuracy on
-            the test split or, where there is none, the loss.
-        asked_to_end: function that returns the number of the signal that asks
-            to end, or None.
-    """
-
-    def __init__(
-        self, checkpoints, progress, train_steps, every, monitor, asked_to_end
-    ):
-        super().__init__()
-        self._checkpoints = checkpoints
-        self._progress = progress
-        self._train_steps = train_steps
-        self._every = every
-        self._monitor = monitor
-        self._asked_to_end = asked_to_end
-        self._metrics = None
-
-    def restore(self, model, arrays):
-        """Puts a model where it was, the metrics of an epoch half done too."""
-        restore_model(model, arrays, groups=("model", "optimizer"))
-        if self._progress.step:
-            restore_model(model, arrays, groups=("metrics",))
-            self._metrics = _values(model.metrics_variables)
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self._start_step = self._progress.step
-        self._began = time.monotonic() - self._progress.seconds
-        if self._metrics is not None:
-            # `fit` has just reset them.
-            for variable, value in zip(
-                self.model.metrics_variables, self._metrics, strict=True
-            ):
-                variable.assign(value)
-            self._metrics = None
-
-    def on_train_batch_begin(self, batch, logs=None):
-        self._progress.step = self._start_step + batch
-        if batch and self._every and self._progress.step % self._every == 0:
-            self._save()
-        self._end_if_asked()
-
-    def on_test_begin(self, logs=None):
-        self._progress.step = self._train_steps
-        # `evaluate` is about to reset them.
-        self._metrics = _values(self.model.metrics_variables)
-
-    def on_test_batch_begin(self, batch, logs=None):
-        self._end_if_asked()
-
-    def on_epoch_end(self, epoch, logs=None):
-        progress = self._progress
-        progress.epoch = epoch + 1
-        progress.step = 0
-        self._metrics = None
-        progress.best = self._better(progress.best, logs)
-        self._save(seconds=0.0)
-        self._end_if_asked(saved=True)
-
-    def _better(self, best, logs):
-        monitor = self._monitor
-        if monitor is None:
-            monitor = "val_accuracy" if "val_accuracy" in logs else "val_loss"
-        if monitor not in logs:
-            raise ValueError(
-                f"`monitor` must be one of {sorted(logs)}. "
-                f"Received: monitor={monitor!r}"
-            )
-        value = logs[monitor]
-        if best is not None:
-            sign = 1 if monitor.endswith("loss") else -1
-            if sign * value >= sign * best["value"]:
-                return best
-        step = self._progress.epoch * self._train_steps
-        return {"epoch": self._progress.epoch, "step": step, "value": value}
-
-    def _save(self, seconds=None):
-        if not distribution.is_first():
-            return
-        progress = self._progress
-        progress.seconds = (
-            time.monotonic() - self._began if seconds is None else seconds
-        )
-        arrays = model_arrays(self.model)
-        if self._metrics is not None:
-            for index, value in enumerate(self._metrics):
-                arrays[f"metrics/{index}"] = value
-        for variable in self.model.trainable_variables:
-            if not np.isfinite(_to_numpy(variable)).all():
-                # The next loss will not be finite and will end the run.
-                logging.warning(
-                    "No checkpoint: `%s` is not finite.", variable.path
-                )
-                return
-        self._checkpoints.save(
-            progress.epoch * self._train_steps + progress.step,
-            arrays,
-            dataclasses.asdict(progress),
-            best_step=progress.best and progress.best["step"],
-        )
-
-    def _end_if_asked(self, saved=False):
-        signal = self._asked_to_end()
-        if signal is None:
-            return
-        if not saved:
-            self._save()
-        logging.info("Signal %d: checkpoint saved, training ends.", signal)
-        raise SystemExit(128 + signal)
-
-
-def _values(variables):
-    return [np.array(ops.convert_to_numpy(variable)) for variable in variables]

@@ -1,29 +1,13 @@
 """Training and evaluation: compile, fit, resume, report."""
 
-import json
-import pathlib
 import sys
 
 import keras
-from absl import logging
 
 from diffstride.analysis.complexity import add_complexity_loss
-from diffstride.analysis.resolution import learned_strides
-from diffstride.training import callbacks as callbacks_lib
-from diffstride.training import (
-    distribution,
-    objectives,
-    plots,
-)
-from diffstride.training.averaging import average_checkpoints
-from diffstride.training.checkpoints import (
-    Checkpointing,
-    Checkpoints,
-    Progress,
-    restore_model,
-    write_atomically,
-)
+from diffstride.training import distribution, objectives, results
 from diffstride.training.refresh_sizes import RefreshSizes
+from diffstride.training.run import Run
 from diffstride.training.workdir import claimed
 from diffstride.validation import ConfigError, check_choice
 
@@ -107,7 +91,9 @@ def train(
             of those that are kept, `"average"`. What `mode="eval"` evaluates.
         tensorboard: whether to write for TensorBoard, where it is installed
             and the backend is TensorFlow.
-        callbacks: further Keras callbacks.
+        callbacks: list of Keras callbacks. A run is one `fit` for them, also
+            where it goes on after an interruption: what Keras's own ones have
+            counted is part of a checkpoint.
         verbose: 0, 1 for a progress bar, 2 for a line per epoch, `"auto"` for
             a progress bar on a terminal.
         config: function without arguments that returns the configuration of
@@ -161,16 +147,17 @@ def train(
             ),
             jit_compile=jit_compile,
         )
-        # Its state is there before a checkpoint is to fill it.
+        # Build the optimizer now, so that restoring a checkpoint finds its
+        # variables.
         network.optimizer.build(network.trainable_variables)
     if complexity_weight:
         add_complexity_loss(network, complexity_weight)
 
-    run = _Run(network, data, num_epochs, workdir, keep_checkpoints, verbose)
+    run = Run(network, data, num_epochs, workdir, keep_checkpoints, verbose)
     text = config() if config else ""
     if mode == "eval":
         with scope():
-            return run.evaluate(eval_checkpoint)
+            return results.evaluate(run, eval_checkpoint)
     is_first = distribution.is_first()
     with claimed(workdir, text, is_first):
         with scope(), distribution.termination() as asked_to_end:
@@ -183,191 +170,12 @@ def train(
                 tensorboard and is_first,
             )
         if is_first:
-            run.report()
+            results.report(run)
     return run.progress.history
-
-
-class _Run:
-    """One run: where it is, what takes it further, what it leaves behind."""
-
-    def __init__(self, model, data, num_epochs, workdir, keep, verbose):
-        self.model = model
-        self.data = data
-        self.num_epochs = num_epochs
-        self.workdir = pathlib.Path(workdir)
-        self.verbose = verbose
-        self.checkpoints = Checkpoints(self.workdir / "checkpoints", keep)
-        self.progress = Progress(initial_strides=learned_strides(model))
-
-    def fit(
-        self,
-        callbacks,
-        refresh,
-        checkpoint_steps,
-        monitor,
-        asked_to_end,
-        tensorboard,
-    ):
-        progress, train_steps = self.progress, self.data.train_steps
-        recorder = callbacks_lib.Recorder(
-            progress,
-            self.workdir / "history.jsonl",
-            self.data.input_shape,
-            refresh,
-        )
-        checkpointing = Checkpointing(
-            self.checkpoints,
-            progress,
-            train_steps,
-            every=checkpoint_steps,
-            monitor=monitor,
-            asked_to_end=asked_to_end,
-        )
-        beside = [callbacks_lib.StopOnNaN(progress, self.checkpoints), recorder]
-        if tensorboard and callbacks_lib.tensorboard_is_installed():
-            log_dir = self.workdir / "tensorboard"
-            beside.append(
-                callbacks_lib.TensorBoard(recorder, progress, log_dir)
-            )
-        # Sizes for the next epoch belong into the checkpoint after this one.
-        beside += [*callbacks, refresh, checkpointing]
-        loaded = self._load()
-        if loaded:
-            arrays, state = loaded
-            vars(progress).update(state)
-            refresh.steps = progress.epoch * train_steps + progress.step
-            if progress.history:
-                last = progress.history[-1]
-                refresh.compilations = last.get("compilations", 0)
-        if progress.step or keras.backend.backend() == "jax":
-            # Keras makes the variables of metrics with the first batch; `fit`
-            # under JAX may take one from the training data for it.
-            self.model.evaluate(self.data.test(), steps=1, verbose=0)
-        if loaded:
-            checkpointing.restore(self.model, arrays)
-            self.model.test_function = None  # It may have had other sizes.
-            logging.info(
-                "Going on after %d epochs and %d steps.",
-                progress.epoch,
-                progress.step,
-            )
-        recorder.write()
-        # One list for all calls of `fit`, each of which trains one epoch.
-        callback_list = keras.callbacks.CallbackList(
-            beside,
-            add_history=True,
-            add_progbar=self.verbose != 0,
-            model=self.model,
-            verbose=self.verbose,
-            epochs=self.num_epochs,
-            steps=train_steps,
-        )
-        while progress.epoch < self.num_epochs:
-            if progress.step < train_steps:
-                self._fit_epoch(callback_list)
-            else:
-                self._finish_epoch(callback_list)
-
-    def _load(self):
-        """The latest checkpoint, the same one for all processes."""
-        loaded = self.checkpoints.load() if distribution.is_first() else None
-        step = -1
-        if loaded:
-            _, state = loaded
-            step = state["epoch"] * self.data.train_steps + state["step"]
-        step = distribution.agree(step)
-        if distribution.is_first() or step < 0:
-            return loaded
-        return self.checkpoints.load(step)
-
-    def _fit_epoch(self, callback_list):
-        epoch, step = self.progress.epoch, self.progress.step
-        self.model.fit(
-            self.data.train(epoch, step),
-            initial_epoch=epoch,
-            epochs=epoch + 1,
-            steps_per_epoch=self.data.train_steps - step,
-            validation_data=self.data.test(),
-            callbacks=callback_list,
-            shuffle=False,
-        )
-
-    def _finish_epoch(self, callback_list):
-        """What `fit` does when an epoch has no steps left."""
-        epoch = self.progress.epoch
-        callback_list.on_train_begin()
-        callback_list.on_epoch_begin(epoch)
-        logs = self.model.get_metrics_result()
-        test_logs = self.model.evaluate(
-            self.data.test(), callbacks=callback_list, return_dict=True
-        )
-        logs |= {f"val_{name}": value for name, value in test_logs.items()}
-        callback_list.on_epoch_end(epoch, logs)
-        callback_list.on_train_end(logs)
-
-    def evaluate(self, which):
-        """Evaluates checkpoints on the test split."""
-        loaded = self._load()
-        if loaded is None:
-            raise FileNotFoundError(
-                "There is no checkpoint to evaluate in "
-                f"{self.checkpoints.directory}"
-            )
-        arrays, state = loaded
-        if which == "best" and state["best"]:
-            arrays, state = self.checkpoints.load(state["best"]["step"])
-        if which == "average":
-            arrays, state = average_checkpoints(self.checkpoints)
-        restore_model(self.model, arrays, groups=("model",))
-        result = self.model.evaluate(
-            self.data.test(), verbose=self.verbose, return_dict=True
-        )
-        result = {"epoch": state["epoch"], **result}
-        if distribution.is_first():
-            text = json.dumps(result)
-            path = self.workdir / "evaluation.json"
-            write_atomically(path, lambda file: file.write(text.encode()))
-            print(text)
-        return result
-
-    def report(self):
-        """Saves the model, and says where it is and how strides moved."""
-        path = self.workdir / "model.keras"
-        self.model.save(path)
-        print(f"Trained for {self.progress.epoch} epochs. The model: {path}")
-        if self.data.class_names:
-            names = json.dumps(self.data.class_names)
-            (self.workdir / "classes.json").write_text(names)
-        first = self.progress.initial_strides
-        if not first:
-            return
-        last = learned_strides(self.model)
-        print("Strides, from the first to the last:")
-        for name in first:
-            before, after = (
-                ", ".join(f"{stride:.3f}" for stride in strides[name])
-                for strides in (first, last)
-            )
-            print(f"  {name}: ({before}) -> ({after})")
-        path = self.workdir / "strides.png"
-        by_epoch = [first, *self._strides_by_epoch()]
-        is_image = self.data.sample_rate is None
-        axes = plots.IMAGE_AXES if is_image else plots.SPECTROGRAM_AXES
-        if plots.plot_strides(by_epoch, path, axes):
-            print(f"Strides by epoch: {path}")
-
-    def _strides_by_epoch(self):
-        return [row["strides"] for row in self.progress.history]
 
 
 def _build_optimizer(optimizer, rate, model):
     optimizer = optimizer(learning_rate=rate)
-    if optimizer.use_ema:
-        raise ValueError(
-            "`optimizer` must not average weights: a run calls `fit` once an "
-            "epoch, and Keras would overwrite the weights at the end of each. "
-            "Received: use_ema=True"
-        )
     if optimizer.weight_decay:
         optimizer.exclude_from_weight_decay(
             var_list=[v for v in model.trainable_variables if len(v.shape) < 2]
