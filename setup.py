@@ -67,7 +67,7 @@ setup(
     # `configs/` stands at the top of a checkout, and travels in the wheel.
     package_dir={"diffstride.packaged.configs": "configs"},
     package_data={
-        "diffstride": ["py.typed"],
+        "diffstride": ["py.typed", "examples/*.gin"],
         "diffstride.packaged.configs": ["**/*.gin", "**/*.toml"],
     },
     install_requires=[

@@ -6,15 +6,19 @@ A class is injected where gin itself hands it over, as in
 
 import difflib
 import inspect
+import io
 import os
 import pathlib
 import re
 
 import gin
 import keras
+from absl import logging
 
 from diffstride.configs import SEARCH_PATHS
 from diffstride.data import arrays, audio, images, multi_task, synthetic
+from diffstride.examples import data as examples_data
+from diffstride.examples import names
 from diffstride.layers import (
     diffres,
     log_mel,
@@ -61,11 +65,15 @@ _CONFIGURABLES = {
         keras.optimizers.RMSprop,
     ],
     "objectives": [objectives.CrossEntropy, objectives.TopAccuracy],
-    "losses": [keras.losses.BinaryCrossentropy],
+    "losses": [
+        keras.losses.BinaryCrossentropy,
+        keras.losses.CategoricalCrossentropy,
+    ],
     "metrics": [keras.metrics.AUC, MeanAveragePrecision],
     "synthetic": [synthetic.synthetic],
     "arrays": [arrays.from_arrays],
     "images": [images.tfds_images],
+    "data": [examples_data.load_datasets, examples_data.augment],
     "audio": [audio.tfds_audio, audio.manifest_audio, audio.folder_audio],
     "multi_task": [multi_task.multi_task],
     "frontend": [log_mel.LogMelSpectrogram],
@@ -79,6 +87,7 @@ _CONFIGURABLES = {
         resnet.resnet18,
         resnet.resnet18_imagenet,
         resnet.resnet56,
+        names.batch_norm,
     ],
     "efficientnet": [efficientnet.efficientnet],
     "densenet": [densenet.densenet],
@@ -99,31 +108,69 @@ def _register():
     for module, configurables in _CONFIGURABLES.items():
         for configurable in configurables:
             gin.external_configurable(configurable, module=module)
-    for path in SEARCH_PATHS:
-        gin.add_config_file_search_path(str(path))
     # Gin's other reader takes `datasets/cifar10.gin` for a file of a Python
     # package `datasets`, and imports that.
-    gin.config._FILE_READERS[:] = [(open, os.path.isfile)]
+    gin.config._FILE_READERS[:] = [(_read, os.path.isfile)]
+
+
+def _read(path):
+    """A gin file whose names are those of today."""
+    with open(path, encoding="utf-8") as file:
+        text = io.StringIO(names.translate(file.read()))
+    text.name = path  # For error messages.
+    return text
+
+
+def _search(folder):
+    """Lets gin look for files in a folder, then where it usually does."""
+    paths = [*([folder] if folder else []), "", *map(str, SEARCH_PATHS)]
+    gin.config._LOCATION_PREFIXES[:] = paths
 
 
 _register()
 
 
-def parse(files=(), bindings=()):
+def parse(files=(), bindings=(), folder=None):
     """Reads gin files, then single bindings, in place of what was read before.
 
     Args:
         files: paths, looked for in the working directory, beside the package
             and in its `configs/`.
         bindings: strings like `"train.train.num_epochs = 10"`.
+        folder: where files are looked for first.
     """
     gin.clear_config()
+    _search(folder)
     try:
-        gin.parse_config_files_and_bindings(files, bindings)
+        gin.parse_config_files_and_bindings(
+            files, [names.translate(binding) for binding in bindings]
+        )
         _check_class_parameters()
+        _adopt_bindings_of_2022()
         _pass_on_resnet_bindings()
     except (ValueError, OSError, SyntaxError, RuntimeError) as error:
         raise ConfigError(_explain(str(error))) from error
+
+
+def take(parameter):
+    """The value of a binding like `"train.train.workdir"`, which goes; or None.
+
+    For what is not part of the configuration, although it may be bound.
+    """
+    selector, _, name = parameter.rpartition(".")
+    return gin.config._CONFIG.get(("", selector), {}).pop(name, None)
+
+
+def check_complete():
+    """Says in one sentence what a run needs and nothing binds."""
+    bound = gin.config._CONFIG.get(("", "train.train"), {})
+    for parameter, folder in (("dataset", "datasets"), ("model", "models")):
+        if parameter not in bound:
+            raise ConfigError(
+                f"Nothing binds `train.train.{parameter}`: add an experiment, "
+                "such as `--gin_file=configs/quickstart.gin`, or a file of "
+                f"`configs/{folder}/`"
+            )
 
 
 def operative_config():
@@ -132,7 +179,16 @@ def operative_config():
     Returns:
         A gin file with all parameters of all that was called, one on a line.
     """
-    unused = unused_bindings()
+    unused = []
+    for name in unused_bindings():
+        if name in names.WITHOUT_EFFECT:
+            logging.warning(
+                "`%s` has no effect, as in the 2022 release: %s.",
+                name,
+                names.WITHOUT_EFFECT[name],
+            )
+        else:
+            unused.append(name)
     if unused:
         raise ConfigError(
             "Nothing in this run asks for: "
@@ -204,6 +260,17 @@ def _parameters(configurable):
     ]
 
 
+def _adopt_bindings_of_2022():
+    """Binds here what the 2022 release bound elsewhere."""
+    config = gin.config._CONFIG
+    names.check_batch_norm(config.pop(("", "resnet.batch_norm"), {}))
+    # Its optimizer had the learning rate, which the trainer gives it today.
+    train = config.get(("", "train.train"), {})
+    optimizer = config.get(("", _resolve(train.get("optimizer"))), {})
+    if "learning_rate" in optimizer and "learning_rate" not in train:
+        train["learning_rate"] = optimizer.pop("learning_rate")
+
+
 def _pass_on_resnet_bindings():
     """Lets the model of the run have what is bound to `resnet.Resnet`.
 
@@ -235,8 +302,10 @@ def _resolve(value):
 def _explain(message):
     """Adds to a message of gin what may have been meant."""
     if match := re.search(r"Unable to open file: (.+?)\. Searched", message):
-        paths = dict.fromkeys((pathlib.Path.cwd(), *SEARCH_PATHS))
-        places = ", ".join(map(str, paths))
+        places = ", ".join(
+            path or str(pathlib.Path.cwd())
+            for path in dict.fromkeys(gin.config._LOCATION_PREFIXES)
+        )
         start, end = match.span()
         rest = message[end:].partition("\n")[2]
         message = f"There is no gin file {match[1]} in {places}.\n{rest}"
@@ -257,6 +326,8 @@ def _explain(message):
     }
     if match := re.search(r"No configurable matching .*?'@?([\w./]+)", message):
         name = match[1].split("/")[-1]
+        if equivalent := names.equivalent(name):
+            return f"{message}\n  In place of `{name}` bind {equivalent}."
         return message + _near(name, registered)
     match = re.search(
         r"'(.+?)' doesn't have a parameter named '(.+?)'", message

@@ -28,6 +28,10 @@ flags.DEFINE_multi_string(
 flags.DEFINE_multi_string(
     "gin_param", [], "Single binding, such as 'train.train.num_epochs = 5'."
 )
+flags.DEFINE_string("configs_folder", None, "Where gin files are first sought.")
+# The flags of the 2022 release.
+flags.DEFINE_alias("gin_config", "gin_file")
+flags.DEFINE_alias("gin_bindings", "gin_param")
 flags.DEFINE_string(
     "workdir", None, "Directory of checkpoints, history and plots."
 )
@@ -58,20 +62,24 @@ def main(argv):
 
 def _train():
     files = FLAGS.gin_file
-    saved_config = pathlib.Path(FLAGS.workdir, "config.gin")
-    if not files and saved_config.exists():
-        files = [str(saved_config.resolve())]
+    if not files and FLAGS.workdir:
+        saved_config = pathlib.Path(FLAGS.workdir, "config.gin").resolve()
+        files = [str(saved_config)] if saved_config.exists() else []
     bindings = list(FLAGS.gin_param)
     if FLAGS.seed is not None:
         bindings.append(f"train.train.seed = {FLAGS.seed}")
-    configurables.parse(files, bindings)
+    configurables.parse(files, bindings, FLAGS.configs_folder)
+    configurables.check_complete()
+    bound_workdir = configurables.take("train.train.workdir")
+    workdir = FLAGS.workdir or bound_workdir
+    if not workdir:
+        raise ConfigError("Say where to keep the run: `--workdir=/path/to/it`")
     gin.get_configurable("train.train")(
-        workdir=FLAGS.workdir,
+        workdir=workdir,
         mode=FLAGS.mode,
         config=configurables.operative_config,
     )
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("workdir")
     app.run(main)

@@ -147,6 +147,25 @@ def test_what_nothing_asks_for_is_named_before_training(tmp_path):
     assert not os.path.exists(tmp_path / "run")
 
 
+def test_what_is_missing_is_said_in_one_sentence(tmp_path):
+    workdir = str(tmp_path / "run")
+    for values, missing in [
+        ({"workdir": workdir}, "binds `train.train.dataset`: add an exper"),
+        (
+            {"workdir": workdir, "gin_file": ["datasets/synthetic.gin"]},
+            "binds `train.train.model`: .* a file of `configs/models/`",
+        ),
+        ({"gin_file": BASE}, "Say where to keep the run: `--workdir="),
+        ({}, "binds `train.train.dataset`"),
+    ]:
+        with pytest.raises(SystemExit, match=missing) as error:
+            run_main(**values)
+        message = str(error.value)
+        assert message.startswith("Configuration error: ")
+        assert "\n" not in message and "configurable" not in message
+        assert not os.path.exists(workdir)
+
+
 def test_unknown_arguments_are_refused():
     with pytest.raises(train.app.UsageError, match="Unknown arguments: --x"):
         train.main(["train", "--x"])

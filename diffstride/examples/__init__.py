@@ -1,0 +1,1 @@
+"""What the 2022 release called its examples: old commands and gin files run."""
