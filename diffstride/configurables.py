@@ -173,6 +173,47 @@ def check_complete():
             )
 
 
+def useless(bindings):
+    """Those of the bindings that were read that no run could use.
+
+    They are of what nothing refers to, beginning with `train.train`.
+    """
+    reached, config = {"train.train"}, gin.config._CONFIG
+    todo = list(reached)
+    while todo:
+        node = todo.pop()
+        for key, parameters in config.items():
+            if _node(*key) != node:
+                continue
+            for reference in gin.config.iterate_references(parameters):
+                selector = reference.configurable.selector
+                found = _node("/".join(reference.scopes), selector)
+                if found not in reached:
+                    reached.add(found)
+                    todo.append(found)
+    unreached = {
+        _name(*key, parameter)
+        for key, parameters in config.items()
+        if _node(*key) not in reached
+        for parameter in parameters
+    }
+    return [b for b in bindings if _bound_name(b) in unreached]
+
+
+def _node(scope, selector):
+    """What a reference leads to: a macro, or a configurable in any scope."""
+    return scope if selector == "gin.macro" else selector
+
+
+def _bound_name(binding):
+    """The name that messages use for what a single binding binds."""
+    key = names.translate(binding).partition("=")[0].strip()
+    if "." not in key.rpartition("/")[2]:
+        return key  # A macro.
+    parsed = gin.config.ParsedBindingKey.parse(key)
+    return _name(parsed.scope, parsed.complete_selector, parsed.arg_name)
+
+
 def operative_config():
     """The configuration in effect, complaining about what had none.
 

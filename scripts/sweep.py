@@ -50,6 +50,10 @@ directory. A run that fails does not stop the others; it is named at the end.
 Ctrl-C lets the runs save a checkpoint. `--gin_param` adds bindings to all runs,
 and overrides what the file says.
 
+The configurations of all runs are read before the first one starts. A binding
+for all runs that some of them cannot use, such as a parameter of DiffStride
+where convolutions are strided, is left out of those, and named.
+
 Seeds, choices and axes' values may be added to a file later: the same command
 then makes the runs that are new. A `--workdir` with runs that the sweep does
 not have, or has otherwise, is refused, but for those that failed in their first
@@ -59,14 +63,16 @@ epoch.
 import argparse
 import dataclasses
 import pathlib
+import sys
 
+from diffstride.experiments.checks import check_runs
 from diffstride.experiments.run_state import check_workdir
 from diffstride.experiments.runner import Local, Ray, make_runs
+from diffstride.experiments.runs import shell_command
 from diffstride.experiments.sweep_file import (
     SweepError,
     check_files,
     read_sweep,
-    shell_command,
 )
 
 
@@ -122,6 +128,9 @@ def main():
             for run in sweep.runs
         ]
         check_files(runs)
+        runs, notes = check_runs(runs)
+        for note in notes:
+            print(f"Note: {note}", file=sys.stderr, flush=True)
         if args.dry_run:
             for run in runs:
                 print(shell_command(run.command(workdir)))

@@ -1,6 +1,7 @@
 """Reports say what the histories say, and what is wrong with a folder."""
 
 import csv
+import dataclasses
 import html.parser
 import io
 import json
@@ -296,6 +297,20 @@ def test_failed_partial_and_foreign_runs_are_named(folder, capsys, monkeypatch):
     )
     assert "[n = " in printed
     assert "mean of all" not in printed
+
+
+def test_what_a_run_could_not_use_is_no_difference(folder):
+    """All runs are bound to the same, but for what some cannot use."""
+    (folder / "sweep.toml").write_text("gin_param = ['a.b = 1']\n" + SWEEP)
+    for run in sweep_file.read_sweep(folder / "sweep.toml").runs:
+        path = folder / run.name / "sweep.json"
+        run = dataclasses.replace(run, added=("c.d = 2",))
+        if "method=strided" in run.name:
+            run = dataclasses.replace(run, left_out=("a.b = 1", "c.d = 2"))
+        path.write_text(json.dumps(run.description(folder)))
+    read = read_folder(folder)
+    assert len(read.runs) == 12 and not read.foreign
+    assert read.bindings == ["c.d = 2"]
 
 
 def test_a_finished_run_has_each_epoch_once(folder):

@@ -1,6 +1,7 @@
 """Sweeps expand into the runs they name, and make them whatever happens."""
 
 import ast
+import dataclasses
 import fcntl
 import json
 import os
@@ -21,6 +22,8 @@ sys.path.insert(0, str(ROOT / "scripts"))
 import sweep  # noqa: E402
 
 from diffstride.experiments import run_state, runner, sweep_file  # noqa: E402
+from diffstride.experiments.checks import check_runs  # noqa: E402
+from diffstride.experiments.runs import shell_command  # noqa: E402
 
 SWEEPS = sorted((ROOT / "configs" / "sweeps").glob("*.toml"))
 
@@ -95,8 +98,12 @@ def test_a_sweep_expands_into_all_combinations(tmp_path):
         "--seed=2",
     ]
     assert runs[4].command("w") == command
+    # What a run cannot use is left out of what all runs are bound to.
+    run = dataclasses.replace(runs[4], left_out=("p.ramp = 'none'",))
+    assert run.command("w") == [part for part in command if "none" not in part]
+    assert run.description("w")["left_out"] == ["p.ramp = 'none'"]
     # A shell makes of the printed command what it was.
-    printed = sweep_file.shell_command([*command, "--gin_param=a = '$b\"'"])
+    printed = shell_command([*command, "--gin_param=a = '$b\"'"])
     assert shlex.split(printed)[3:] == [*command, "--gin_param=a = '$b\"'"]
 
 
@@ -134,6 +141,7 @@ def test_random_values_are_distinct_and_the_same_every_time(tmp_path):
     by_axis = drawn(tmp_path, "[1.0, 3.0]", per_axis="true")[1:]
     assert all(len(pair) == 2 for row in by_axis for pair in row[1:])
     assert any(height != width for _, (height, width), _ in by_axis)
+    assert sweep_file.label([1, [1.25, 2.0], 3]) == "1-1.25x2.0-3"
     with pytest.raises(sweep_file.SweepError, match="too few different values"):
         drawn(tmp_path, "[1, 3]", draws=9)
 
@@ -197,6 +205,10 @@ PUBLISHED = (
             "`axes.a.choices.x` must be a list",
         ),
         (f"{ONE}[axes.a.choices]", "`axes.a.choices` must be an axis of one"),
+        (
+            f"{VALUES}values = ['{'é' * 127}']",
+            "of 255 bytes at most, .* Received: 263 bytes in a=é",
+        ),
         (f"{ONE}axes.a.gin_file = 'x.gin'", "`axes.a.gin_file` must be a list"),
         (
             f"{ONE}axes.a.gin_file = []",
@@ -298,7 +310,85 @@ def test_gin_knows_what_shipped_sweeps_bind(path):
                 if not re.search("[@%]", value):
                     bound = gin.query_parameter(name)
                     assert repr(bound) == repr(ast.literal_eval(value))
+            assert configurables.useless(run.all_params) == []
     gin.clear_config()
+
+
+CHECKED = """
+config = ["quickstart.gin"]
+gin_param = ["pooling.DiffStride.symmetric = True"]
+seeds = [1, 2]
+[axes.method]
+gin_file = ["pooling/spectral.gin", "pooling/diffstride.gin"]
+[axes.filters]
+gin_param = "resnet.resnet18.filters"
+values = [4, 8]
+"""
+
+
+@pytest.mark.tensorflow
+def test_what_a_choice_cannot_use_is_left_out_there_and_said(tmp_path):
+    added = ("pooling.DiffStride.shared_stride = True", "train.train.seed = 3")
+    runs = [
+        dataclasses.replace(run, added=added)
+        for run in read(tmp_path, CHECKED).runs
+    ]
+    checked, notes = check_runs(runs)
+    for run in checked:
+        spectral = "method=spectral" in run.name
+        assert len(run.left_out) == (2 if spectral else 0)
+        command = " ".join(run.command(tmp_path))
+        assert ("DiffStride.symmetric" in command) != spectral
+        assert ("DiffStride.shared" in command) != spectral
+        assert "train.train.seed" in command
+    assert len(notes) == 2
+    assert notes[0].startswith(
+        "4 of 8 runs cannot use pooling.DiffStride.symmetric = True, which is "
+        "left out there: method=spectral,filters=4,seed=1, method=spectral"
+    )
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize(
+    "old, new, message",
+    [
+        (
+            "resnet.resnet18.filters",
+            "densenet.densenet.growth",
+            "8 of 8 runs cannot be made(.|\n)*filters=4,seed=1: nothing in it "
+            "uses densenet.densenet.growth = 4(.|\n)*and 3 more",
+        ),
+        (
+            "resnet.resnet18.filters",
+            "resnet.resnet18.filter",
+            "8 of 8 runs .*\n(.|\n)*named 'filter'",
+        ),
+        (
+            "DiffStride.symmetric",
+            "SpatialPooling.pool_size",
+            "no run uses the binding for all runs pooling.SpatialPooling.pool",
+        ),
+        ('"quickstart.gin"', '"pooling/strided.gin"', "`train.train.dataset`"),
+    ],
+)
+def test_all_runs_are_checked_before_the_first_starts(
+    tmp_path, monkeypatch, old, new, message
+):
+    path = write(tmp_path / "sweep.toml", CHECKED.replace(old, new))
+    workdir = tmp_path / "runs"
+    argv = ["sweep.py", str(path), f"--workdir={workdir}"]
+    monkeypatch.setattr(sys, "argv", argv)
+    with pytest.raises(SystemExit, match=message):
+        sweep.main()
+    assert not workdir.exists()
+
+
+def test_a_check_that_cannot_be_made_says_why(tmp_path):
+    runs = read(tmp_path, CHECKED).runs
+    with pytest.raises(
+        sweep_file.SweepError, match="be checked: OSError: gone"
+    ):
+        check_runs(runs, ("-c", "raise OSError('gone')"))
 
 
 @pytest.fixture
@@ -535,9 +625,10 @@ def test_ray_makes_the_same_runs(tmp_path, make, monkeypatch):
 
 def test_dry_run_prints_the_commands(tmp_path):
     command = [sys.executable, "scripts/sweep.py", "configs/sweeps/{}.toml"]
+    param = "images.tfds_images.data_dir = 'c'"
     output = subprocess.check_output(
         [c.format("table3_cifar10") for c in command]
-        + ["--dry_run", f"--workdir={tmp_path / 'w'}", "--gin_param=a.b = 'c'"],
+        + ["--dry_run", f"--workdir={tmp_path / 'w'}", f"--gin_param={param}"],
         cwd=ROOT,
         text=True,
     )
@@ -545,7 +636,7 @@ def test_dry_run_prints_the_commands(tmp_path):
     assert len(lines) == 6 * 3 * 3
     assert all(
         line.startswith("python -m diffstride.train --gin_file=")
-        and "\"--gin_param=a.b = 'c'\"" in line
+        and f'"--gin_param={param}"' in line
         for line in lines
     )
     assert not (tmp_path / "w").exists()

@@ -7,7 +7,7 @@ import base64
 import collections
 import html
 
-from diffstride.experiments.sweep_file import shell_command
+from diffstride.experiments.runs import shell_command
 
 PIXELS_PER_INCH = 64
 STYLE = """

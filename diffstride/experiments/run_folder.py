@@ -284,11 +284,14 @@ def _leave_out_other_commands(folder, usable, expected):
         if command is None or directory.name not in expected:
             continue
         asked = bindings(expected[directory.name].command(folder.path))
-        made = bindings(command)
+        # What the run could not use counts as bound, as for the other runs.
+        left_out = description.get("left_out", [])
+        made = bindings(command) + [f"--gin_param={p}" for p in left_out]
         if any(part not in made for part in asked):
             folder.foreign[directory.name] = "made by another command"
         else:
-            added[directory] = tuple(p for p in made if p not in asked)
+            others = {part for part in made if part not in asked}
+            added[directory] = tuple(sorted(others))
     [(usual, _)] = collections.Counter(added.values()).most_common(1) or [
         ((), 0)
     ]

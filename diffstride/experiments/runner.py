@@ -199,7 +199,7 @@ class Ray:
         if gpus is None:
             gpus = min(1, ray.cluster_resources().get("GPU", 0))
         # The nodes need not have these scripts.
-        for module in ("runner", "run_state", "sweep_file"):
+        for module in ("runner", "run_state", "runs", "sweep_file"):
             ray.cloudpickle.register_pickle_by_value(
                 sys.modules[f"diffstride.experiments.{module}"]
             )

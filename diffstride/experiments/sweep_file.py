@@ -6,7 +6,6 @@ import itertools
 import pathlib
 import random
 import re
-import shlex
 
 try:
     import tomllib
@@ -14,6 +13,10 @@ except ImportError:  # Python 3.10
     import tomli as tomllib
 
 from diffstride.configs import SEARCH_PATHS
+from diffstride.experiments.runs import Choice, Run
+
+# What a file system allows the name of a directory.
+MOST_BYTES = 255
 
 
 class SweepError(ValueError):
@@ -24,67 +27,6 @@ def require(condition, name, must, value):
     """Complains about a value of a sweep file where a condition fails."""
     if not condition:
         raise SweepError(f"`{name}` must be {must}. Received: {name}={value!r}")
-
-
-@dataclasses.dataclass(frozen=True)
-class Choice:
-    """One value of one axis: what it is called and what it binds."""
-
-    axis: str
-    label: str
-    files: tuple = ()
-    params: tuple = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """One training run.
-
-    Args:
-        choices: A `Choice` of each axis.
-        seed: Of the run.
-        files: Gin files of all runs.
-        params: Bindings of all runs, which choices override.
-        added: Bindings that override choices.
-    """
-
-    choices: tuple
-    seed: int
-    files: tuple
-    params: tuple = ()
-    added: tuple = ()
-
-    @property
-    def name(self):
-        parts = [f"{choice.axis}={choice.label}" for choice in self.choices]
-        return ",".join([*parts, f"seed={self.seed}"])
-
-    @property
-    def all_files(self):
-        """Gin files, of all runs and of its choices."""
-        return [*self.files, *(f for c in self.choices for f in c.files)]
-
-    def command(self, workdir):
-        """Arguments of the training binary."""
-        params = [
-            *self.params,
-            *(p for c in self.choices for p in c.params),
-            *self.added,
-        ]
-        return [
-            *[f"--gin_file={file}" for file in self.all_files],
-            *[f"--gin_param={param}" for param in params],
-            f"--workdir={pathlib.Path(workdir) / self.name}",
-            f"--seed={self.seed}",
-        ]
-
-    def description(self, workdir):
-        """What a run's directory says about it, as JSON."""
-        return {
-            "choices": {c.axis: c.label for c in self.choices},
-            "seed": self.seed,
-            "command": self.command(workdir),
-        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,6 +108,14 @@ def _parse(text):
     [(name, count)] = names.most_common(1)
     if count > 1:
         raise SweepError(f"several runs have the name {name}")
+    longest = max(names, key=lambda name: len(name.encode()))
+    if len(longest.encode()) > MOST_BYTES:
+        raise SweepError(
+            f"the names of runs must be of {MOST_BYTES} bytes at most, since "
+            "they name directories; give long values short names in "
+            f"`[axes.NAME.choices]`. Received: {len(longest.encode())} bytes "
+            f"in {longest}"
+        )
     published, report = (sweep.get(key, {}) for key in ("published", "report"))
     if published != {}:
         _check_published(published, axes)
@@ -370,17 +320,15 @@ def in_gin(value):
 
 
 def label(value):
-    """A value as part of a directory's name: [1, (2, -3)] becomes 1-2--3."""
+    """A value as part of a directory's name.
+
+    Example:
+
+    >>> label([1, 2.5, "@f.G"]), label([1, [1.5, 2]])
+    ('1-2.5-f.G', '1-1.5x2')
+    """
+    if isinstance(value, list) and any(isinstance(v, list) for v in value):
+        # Strides for height and width.
+        parts = [v if isinstance(v, list) else [v] for v in value]
+        return "-".join("x".join(map(label, part)) for part in parts)
     return "-".join(re.findall(r"[\w.+-]+", str(value)))
-
-
-def shell_command(arguments):
-    """The command of a run, as one pastes it into a shell."""
-    return " ".join(["python -m diffstride.train", *(map(_quoted, arguments))])
-
-
-def _quoted(argument):
-    # Bindings hold quotes of their own, which `shlex` makes hard to read.
-    if "'" in argument and not re.search(r'["$`\\!]', argument):
-        return f'"{argument}"'
-    return shlex.quote(argument)
