@@ -13,7 +13,7 @@ VERSION = re.search(
     re.MULTILINE,
 ).group(1)
 
-AUDIO = ["soundfile>=0.12"]
+AUDIO = ["array_record>=0.5", "soundfile>=0.12", "soxr>=0.3.7"]
 DOCS = [
     "ipykernel>=6",
     "matplotlib>=3.7",

@@ -23,19 +23,24 @@ keeps ten:
         --list=validation=speech_commands_v0.02/validation_list.txt \
         --name=speech_words
 
-The data are written in shards. After an interruption the same command goes on
-with those that are missing. Several machines with a common folder share the
-work when each adds `--process_count=N --process_index=0` to N - 1.
+The data are written in shards, by `--workers` processes. After an interruption
+the same command goes on with the shards that are missing, and for a set that is
+complete it changes nothing. Several machines with a common folder share the
+work when each runs the same command. If the file system has no locks, add
+`--process_count=N --process_index=0` to N - 1.
 
-WAV, FLAC and Ogg files of any sample rate, any number of channels and bits
-become 16-bit samples of one channel at `--sample_rate`. Files that are empty,
-corrupt, cut short or missing are skipped, counted, and named here and in
-`problems.csv` beside the data. What was prepared is trained on with
+Sound files of any sample rate, any number of channels and bits become 16-bit
+samples of one channel at `--sample_rate`. Files that are empty, corrupt, cut
+short or missing are skipped, counted, and named here and in `problems.csv`
+beside the data. If they are more than `--max_bad_share` of all files, the
+preparation ends with an error. What was prepared is trained on with
 
     audio.tfds_audio.name = "my_sounds"
 
 in a gin file, and `audio.tfds_audio.data_dir` if `--data_dir` was given.
 """
+
+import os
 
 from absl import app, flags
 
@@ -71,6 +76,14 @@ flags.DEFINE_string("data_dir", None, "Folder of prepared data sets.")
 flags.DEFINE_integer("sample_rate", 16000, "Samples per second.")
 flags.DEFINE_integer("batch_size", 256, "Batch size of the time it takes.")
 flags.DEFINE_integer("shard_size", 1000, "Number of files in a shard.")
+flags.DEFINE_integer(
+    "workers", os.cpu_count(), "Number of processes that decode and write."
+)
+flags.DEFINE_float(
+    "max_bad_share",
+    manifest.MAX_BAD_SHARE,
+    "Share of the sound files that may be unusable.",
+)
 flags.DEFINE_integer("process_index", 0, "Number of this process.")
 flags.DEFINE_integer("process_count", 1, "Number of processes.")
 flags.mark_flags_as_mutual_exclusive(
@@ -111,6 +124,8 @@ def main(argv):
             FLAGS.shard_size,
             FLAGS.process_index,
             FLAGS.process_count,
+            FLAGS.workers,
+            FLAGS.max_bad_share,
         )
     except (ValueError, OSError) as error:
         raise SystemExit(f"Error: {error}") from error

@@ -4,12 +4,14 @@ import csv
 import pathlib
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 import soundfile
 
 from diffstride.data import audio, manifest, prepare, published
+from diffstride.data.tfds_clips import TFDSClips
 
 RATE = 1000
 LABELS = [("a",), ("b", "c, d"), ("b",)]
@@ -51,7 +53,6 @@ def tags(batches):
     }
 
 
-@pytest.mark.tensorflow
 class TestShards:
     def test_several_labels_of_a_clip(self, tmp_path):
         builder, report = prepare.prepare(
@@ -70,7 +71,6 @@ class TestShards:
         assert {level: found[level] for level in expected} == expected
         assert len(found) == 7
         assert tags(load(tmp_path).test()) == found
-        assert not list((tmp_path / "sounds/1.0.0").glob("*tfrecord*.json"))
 
     def test_goes_on_where_it_was_interrupted(self, tmp_path, monkeypatch):
         listed = rows(tmp_path)
@@ -91,11 +91,12 @@ class TestShards:
         with pytest.raises(KeyboardInterrupt):
             prepare.prepare(listed, "sounds", tmp_path, RATE, shard_size=2)
         folder = tmp_path / "sounds" / "1.0.0"
-        shards = sorted(path.name for path in folder.iterdir())
-        assert [name[:27] for name in shards[::2]] == [
-            f"sounds-train.tfrecord-0000{number}" for number in (0, 1)
+        indices = sorted(folder.glob("sounds-train.index-*"))
+        assert [path.name[:24] for path in indices] == [
+            f"sounds-train.index-0000{number}" for number in (0, 1)
         ]
-        (folder / shards[3]).unlink()  # As by a kill between two files.
+        assert len(list(folder.glob("sounds-train.array_record-*"))) == 2
+        indices[1].unlink()  # As by a kill between two files.
         monkeypatch.setattr(prepare, "read_sounds", counted)
         prepare.prepare(listed, "sounds", tmp_path, RATE, shard_size=2)
         assert decoded == [f"{index}.wav" for index in range(2, 7)]
@@ -111,6 +112,73 @@ class TestShards:
         )
         assert builder.info.splits["train"].num_examples == 7
         assert tags(load(tmp_path).test())[1] == [0, 0, 0, 1]
+
+    def test_finished_preparation_run_again(self, tmp_path, caplog):
+        listed = rows(tmp_path)
+        write(tmp_path / "6.wav", 0)
+        _, report = prepare.prepare(listed, "sounds", tmp_path, RATE)
+        folder = tmp_path / "sounds" / "1.0.0"
+        before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+        for index in range(7):  # The sound files are no longer needed.
+            (tmp_path / f"{index}.wav").unlink()
+        with caplog.at_level("INFO", logger="absl"):
+            builder, again = prepare.prepare(listed, "sounds", tmp_path, RATE)
+        assert f"{folder} is already there" in caplog.text
+        assert builder.info.splits["train"].num_examples == 7
+        assert again == report and len(report.remarks) == 1
+        after = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+        assert after == before
+        listed[0] = manifest.Row(listed[0].path, ("e",), "train")
+        for options in ({}, {"shard_size": 2}):
+            with pytest.raises(ValueError, match="`version` must be new"):
+                prepare.prepare(listed, "sounds", tmp_path, RATE, **options)
+
+    def test_read_by_tfds(self, tmp_path):
+        import tensorflow_datasets as tfds
+
+        prepare.prepare(rows(tmp_path), "sounds", tmp_path, RATE)
+        source = tfds.data_source("sounds", data_dir=tmp_path, split="train")
+        example = source[3]
+        assert (
+            example["audio"].dtype == np.int16
+            and example["sample_rate"] == RATE
+        )
+        assert example["file"].decode() == f"{tmp_path}/3.wav"
+
+    @pytest.mark.slow
+    def test_workers(self, tmp_path):
+        listed = rows(tmp_path, 10)
+        for name, workers in (("one", 1), ("two", 2)):
+            _, report = prepare.prepare(
+                listed, name, tmp_path, RATE, shard_size=2, workers=workers
+            )
+            assert report.read == 10
+        assert tags(load(tmp_path, "one").test()) == tags(
+            load(tmp_path, "two").test()
+        )
+
+    def test_too_many_bad_files(self, tmp_path, monkeypatch):
+        listed = rows(tmp_path, 8)
+        (tmp_path / "0.wav").write_bytes(b"")
+        (tmp_path / "1.wav").write_bytes(b"RIFF")
+        options = {"shard_size": 2, "max_bad_share": 0.2}
+        with pytest.raises(ValueError, match="with 2 of 8 unusable.*0.wav"):
+            prepare.prepare(listed, "sounds", tmp_path, RATE, **options)
+        # It ends with the first shard that holds too many.
+        folder = tmp_path / "sounds" / "1.0.0"
+        assert len(list(folder.glob("*.array_record-*"))) == 1
+        options["max_bad_share"] = 0.25
+        _, report = prepare.prepare(listed, "sounds", tmp_path, RATE, **options)
+        assert report.read == 6
+        # Files that are missing are counted before any is decoded.
+        monkeypatch.setattr(prepare, "read_sounds", None)
+        with pytest.raises(ValueError, match="8 of 8 unusable.*does not exist"):
+            prepare.prepare(
+                [manifest.Row(r.path / "no", "a", "train") for r in listed],
+                "others",
+                tmp_path,
+                RATE,
+            )
 
     def test_processes_share_the_work(self, tmp_path):
         listed = rows(tmp_path, 10, lambda index: ("train", "test")[index % 2])
@@ -234,7 +302,6 @@ def test_audioset(tmp_path):
     ]
 
 
-@pytest.mark.tensorflow
 def test_the_script_counts_the_clips_of_each_split(tmp_path):
     for index in range(20):
         write(tmp_path / "sounds" / "ab"[index % 2] / f"{index}.wav", index + 1)
@@ -255,3 +322,59 @@ def test_the_script_counts_the_clips_of_each_split(tmp_path):
     assert "test: 4 clips\ntrain: 16 clips\n" in result.stdout
     # The measurement reads the training split alone, and counts no other.
     assert "to test on" not in result.stderr
+
+
+@pytest.mark.slow
+def test_ten_thousand_clips_on_two_workers_killed_and_gone_on(
+    tmp_path, monkeypatch
+):
+    # The processes need no TensorFlow, whose import takes longer than the work.
+    monkeypatch.setenv("KERAS_BACKEND", "numpy")
+    generator = np.random.default_rng(0)
+    (tmp_path / "wav").mkdir()
+    lines = ["path,label,split"]
+    for index in range(10_000):
+        noise = generator.integers(-9999, 9999, 800, "int16")
+        noise[0] = index
+        soundfile.write(tmp_path / "wav" / f"{index}.wav", noise, 8000)
+        lines.append(f"{index}.wav,{index % 3},train")
+    (tmp_path / "wav" / "list.csv").write_text("\n".join(lines))
+    command = [
+        sys.executable,
+        "scripts/prepare_audio.py",
+        f"--manifest={tmp_path}/wav/list.csv",
+        f"--data_dir={tmp_path}",
+        "--name=many",
+        "--sample_rate=8000",
+        "--shard_size=500",
+        "--workers=2",
+    ]
+    folder = tmp_path / "many" / "1.0.0"
+
+    def indices():
+        return {
+            path: path.stat().st_mtime_ns
+            for path in folder.glob("many-train.index-*")
+        }
+
+    root = pathlib.Path(__file__).parents[1]
+    process = subprocess.Popen(command, cwd=root)
+    while len(indices()) < 5:
+        time.sleep(0.05)
+        assert process.poll() is None
+    process.kill()
+    process.wait()
+    before = indices()
+    assert 5 <= len(before) < 20
+    for expected in ("Prepared in", "already there"):
+        result = subprocess.run(
+            command, cwd=root, capture_output=True, text=True
+        )
+        assert "train: 10000 clips" in result.stdout
+        assert expected in result.stdout + result.stderr
+        # What was complete before stays as it is.
+        assert before.items() <= indices().items()
+    clips = TFDSClips("many", tmp_path, sample_rate=8000).read("train")
+    first = clips.read(np.arange(10_000), 1)[:, 0] * 2**15
+    np.testing.assert_array_equal(np.sort(first), np.arange(10_000))
+    np.testing.assert_array_equal(first % 3, clips.labels)

@@ -13,6 +13,13 @@ from diffstride.data import manifest, sounds
 RATE = 1000
 
 
+@pytest.fixture(params=["soxr", "fourier"])
+def resampler(request, monkeypatch):
+    """Resamples with the package `soxr`, then without it."""
+    if request.param == "fourier":
+        monkeypatch.setitem(sys.modules, "soxr", None)
+
+
 def tone(samples=RATE, rate=RATE, frequency=50.0, amplitude=0.5):
     time = np.arange(samples) / rate
     return amplitude * np.sin(2 * np.pi * frequency * time)
@@ -133,6 +140,7 @@ def test_channels_are_averaged(tmp_path):
 @pytest.mark.parametrize(
     "rate, new_rate", [(44100, 16000), (8000, 16000), (48000, 16000), (7, 5)]
 )
+@pytest.mark.usefixtures("resampler")
 def test_resampling(rate, new_rate):
     seconds = 2000 / new_rate
     count, new_count = round(rate * seconds), 2000
@@ -153,6 +161,7 @@ def test_resampling(rate, new_rate):
     np.testing.assert_allclose(resampled, polyphase[:new_count], atol=2e-2)
 
 
+@pytest.mark.usefixtures("resampler")
 def test_resampling_does_not_alias_or_wrap():
     high = tone(44100, 44100, frequency=9000, amplitude=1.0)
     inside = sounds.resample(high, 44100, 16000)[1000:-1000]
@@ -164,11 +173,77 @@ def test_resampling_does_not_alias_or_wrap():
     assert np.abs(resampled[-3:]).max() > 0.1
 
 
+def test_resamplers_agree(monkeypatch):
+    for rate, new_rate in [(44100, 16000), (11025, 16000), (768000, 1000)]:
+        for count in (1, 9, 44101):
+            noise = np.random.default_rng(0).uniform(-1, 1, count)
+            with_soxr = sounds.resample(noise.astype("float32"), rate, new_rate)
+            with monkeypatch.context() as without:
+                without.setitem(sys.modules, "soxr", None)
+                fourier = sounds.resample(noise, rate, new_rate)
+            assert with_soxr.shape == fourier.shape
+    # They differ where their filters begin to fall, not below.
+    low = np.convolve(noise, np.hanning(512) / 256, "same")
+    with_soxr = sounds.resample(low, 44100, 16000)
+    monkeypatch.setitem(sys.modules, "soxr", None)
+    fourier = sounds.resample(low, 44100, 16000)
+    np.testing.assert_allclose(
+        with_soxr[200:-200], fourier[200:-200], atol=1e-4
+    )
+
+
 def test_files_of_another_rate(tmp_path):
     soundfile.write(tmp_path / "a.wav", tone(8000, 8000), 8000)
     sound = sounds.read_sound(tmp_path / "a.wav", RATE)
     actual = sounds.to_float(sound.samples)
     np.testing.assert_allclose(actual[50:-50], tone()[50:-50], atol=1e-3)
+
+
+def test_formats_that_cannot_seek(tmp_path):
+    """GSM 6.10, as telephones record it."""
+    path = tmp_path / "gsm.wav"
+    soundfile.write(path, tone(8000, 8000, 300), 8000, subtype="GSM610")
+    samples = sounds.to_float(sounds.read_sound(path, 8000).samples)
+    assert 8000 <= len(samples) <= 8320  # Whole blocks of 320 samples.
+    error = samples[400:7600] - tone(8000, 8000, 300)[400:7600]
+    assert np.sqrt(np.mean(error**2)) < 0.05
+
+
+def test_any_error_of_a_decoder_is_of_the_file(tmp_path, monkeypatch):
+    """Whatever is wrong with one file, the others are read."""
+    soundfile.write(tmp_path / "a.wav", tone(), RATE)
+    soundfile.write(tmp_path / "b.wav", tone(), RATE)
+    decode = sounds._decode
+
+    def failing(path):
+        if path.name == "a.wav":
+            raise TypeError("frames must be specified")
+        return decode(path)
+
+    monkeypatch.setattr(sounds, "_decode", failing)
+    rows = [
+        manifest.Row(tmp_path / name, "x", "s") for name in ("a.wav", "b.wav")
+    ]
+    report = manifest.Report()
+    (good,) = manifest.read_sounds(rows, RATE, report)
+    assert good[0] == rows[1]
+    assert report.bad == [
+        (
+            f"{tmp_path}/a.wav",
+            "the file cannot be decoded: TypeError: frames must be specified",
+        )
+    ]
+
+
+def test_share_of_bad_files():
+    report = manifest.Report(3, [("a.wav", "the file is empty")])
+    report.check(4, 0.25)
+    with pytest.raises(
+        ValueError,
+        match="At most 20% .* `max_bad_share` .*=0.2, with 1 of 4 unusable, "
+        "such as a.wav: the file is empty",
+    ):
+        report.check(4, 0.2)
 
 
 def test_remarks(tmp_path):
@@ -328,6 +403,26 @@ def test_folder(tmp_path):
     rows = manifest.read_folder(tmp_path, lists={"test": tmp_path / "list.txt"})
     tests = [row.path.name for row in rows if row.split == "test"]
     assert sorted(tests) == ["1.wav", "3.wav"] and len(rows) == 20
+
+
+def test_classes_without_a_sound_do_not_disappear(tmp_path, caplog):
+    for name in ("dog/1.wav", "dog/2.M4A", "_notes/read.me"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert len(manifest.read_folder(tmp_path)) == 1
+    assert (
+        "formats that cannot be read, which are left out: 1 .m4a" in caplog.text
+    )
+    (tmp_path / "cat").mkdir()
+    with pytest.raises(ValueError, match="begin its name .*: 'cat' is empty$"):
+        manifest.read_folder(tmp_path)
+    (tmp_path / "cat" / "1.m4a").touch()
+    (tmp_path / "cat" / "1.txt").touch()
+    (tmp_path / "ape").mkdir()
+    with pytest.raises(
+        ValueError, match="'ape' is empty; 'cat' has only .m4a, .txt$"
+    ):
+        manifest.read_folder(tmp_path)
 
 
 def test_folder_errors(tmp_path):

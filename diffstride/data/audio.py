@@ -2,14 +2,16 @@
 
 from absl import logging
 
-from diffstride.data.clips import TFDSClips, collect
+from diffstride.data.clips import collect
 from diffstride.data.manifest import (
+    MAX_BAD_SHARE,
     Report,
     class_names,
     read_folder,
     read_manifest,
     read_sounds,
 )
+from diffstride.data.tfds_clips import TFDSClips
 from diffstride.data.windows import from_clips
 
 _LABELS = {"nsynth": "instrument/family"}
@@ -33,13 +35,16 @@ def tfds_audio(
     mixup=0.0,
     balance=False,
     cache_dir=None,
+    workers=1,
     process_index=0,
     process_count=1,
 ):
     """Sounds of TFDS, or of a folder that `scripts/prepare_audio.py` wrote.
 
     The samples are decoded once, as 16-bit integers: into memory, or into
-    files under `cache_dir` for sets that do not fit there.
+    files under `cache_dir`. A folder that `scripts/prepare_audio.py` wrote at
+    this sample rate is not copied: it is read into memory if it has at most
+    2 GiB and there is no `cache_dir`, else clip by clip from its own files.
 
     Args:
         name: Name of the set, with its config and version if need be:
@@ -68,7 +73,10 @@ def tfds_audio(
             of each clip.
         mixup: Chance that a waveform is mixed with another one, and its label.
         balance: Whether clips of rare classes are drawn more often.
-        cache_dir: Folder for files of decoded samples. Defaults to none.
+        cache_dir: Folder for files of decoded samples, for sets that do not
+            fit into memory. They are written once for all runs, processes and
+            labels. Defaults to none.
+        workers: Number of processes that write these files.
         process_index: Number of this process.
         process_count: Number of processes that each make their own rows of
             every batch.
@@ -91,6 +99,7 @@ def tfds_audio(
         label=label or _LABELS.get(base_name, "label"),
         sample_rate=sample_rate,
         cache_dir=cache_dir,
+        workers=workers,
     )
     if test_fold is not None:
         train_folds, test_split = _folds(source.splits, test_fold)
@@ -129,6 +138,7 @@ def manifest_audio(
     train_steps=None,
     mixup=0.0,
     balance=False,
+    max_bad_share=MAX_BAD_SHARE,
     process_index=0,
     process_count=1,
 ):
@@ -162,6 +172,8 @@ def manifest_audio(
             of each clip.
         mixup: Chance that a waveform is mixed with another one, and its label.
         balance: Whether clips of rare classes are drawn more often.
+        max_bad_share: Share of the sound files that may be unusable. With more
+            of them, loading ends with an error.
         process_index: Number of this process.
         process_count: Number of processes that each make their own rows of
             every batch.
@@ -184,6 +196,7 @@ def manifest_audio(
         test_splits,
         str(path),
         sample_rate,
+        max_bad_share,
         window=_window(window_seconds, sample_rate),
         batch_size=batch_size,
         seed=seed,
@@ -205,6 +218,7 @@ def folder_audio(
     train_steps=None,
     mixup=0.0,
     balance=False,
+    max_bad_share=MAX_BAD_SHARE,
     process_index=0,
     process_count=1,
 ):
@@ -223,6 +237,8 @@ def folder_audio(
             of each clip.
         mixup: Chance that a waveform is mixed with another one, and its label.
         balance: Whether clips of rare classes are drawn more often.
+        max_bad_share: Share of the sound files that may be unusable. With more
+            of them, loading ends with an error.
         process_index: Number of this process.
         process_count: Number of processes that each make their own rows of
             every batch.
@@ -236,6 +252,7 @@ def folder_audio(
         ["test"],
         str(folder),
         sample_rate,
+        max_bad_share,
         window=_window(window_seconds, sample_rate),
         batch_size=batch_size,
         seed=seed,
@@ -275,7 +292,9 @@ def _folds(splits, test_fold):
     return [fold for fold in folds if fold != test_split], test_split
 
 
-def _from_rows(rows, train_splits, test_splits, name, sample_rate, **options):
+def _from_rows(
+    rows, train_splits, test_splits, name, sample_rate, max_bad_share, **options
+):
     names = class_names(rows)
     numbers = {name: number for number, name in enumerate(names)}
     report = Report()
@@ -294,6 +313,7 @@ def _from_rows(rows, train_splits, test_splits, name, sample_rate, **options):
             ),
             names,
         )
+        report.check(report.read + len(report.bad), max_bad_share)
         if not len(clips):
             there = sorted({row.split for row in rows})
             raise ValueError(

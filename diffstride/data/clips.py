@@ -1,44 +1,34 @@
-"""Clips of any length, one after the other in memory or in a file."""
+"""Clips of any length, in memory or in files that are read as needed."""
 
 import dataclasses
+import functools
 import io
-import os
-import pathlib
 
 import numpy as np
 from absl import logging
 
-from diffstride.data import sounds
-from diffstride.data.tfds_source import open_builder, quiet
-
-# The feature with the sample rate of a set that `manifest.prepare` wrote.
-_RATE = "sample_rate"
+from diffstride.data import shards, sounds
 
 
 @dataclasses.dataclass(frozen=True)
 class Clips:
-    """Labelled clips of 16-bit samples.
+    """Labelled clips of 16-bit samples in memory.
 
     Args:
-        samples: int16 array or memory map of all clips, one after the other.
-        bounds: int64 array; clip `i` is `samples[bounds[i]:bounds[i + 1]]`.
+        samples: int16 array of all clips, one after the other.
+        lengths: int64 array, the number of samples of each clip.
         labels: int32 array, the class of each clip; or, where a clip may have
             several, boolean array `(clips, classes)`.
         class_names: Names of the classes.
     """
 
     samples: np.ndarray
-    bounds: np.ndarray
+    lengths: np.ndarray
     labels: np.ndarray
     class_names: tuple
 
     def __len__(self):
         return len(self.labels)
-
-    @property
-    def lengths(self):
-        """Number of samples of each clip."""
-        return np.diff(self.bounds)
 
     def read(self, clips, length, positions=None):
         """Reads as many samples of each of some clips, as float32.
@@ -54,63 +44,150 @@ class Clips:
         Returns:
             A float32 array `(clips, length)` between -1 and 1.
         """
-        starts, stops = self.bounds[clips], self.bounds[clips + 1]
+        starts = np.zeros(len(clips), "int64")
         if positions is not None:
-            places = np.maximum(0, stops - starts - length) + 1
-            starts = starts + (positions * places).astype("int64")
+            places = np.maximum(0, self.lengths[clips] - length) + 1
+            starts = (positions * places).astype("int64")
         windows = np.zeros((len(clips), length), "int16")
-        for window, start, stop in zip(windows, starts, stops, strict=True):
-            samples = self.samples[start : min(start + length, stop)]
-            window[: len(samples)] = samples
+        for row, samples in self.whole(clips):
+            samples = samples[starts[row] : starts[row] + length]
+            windows[row, : len(samples)] = samples
         return sounds.to_float(windows)
 
+    @functools.cached_property
+    def _stops(self):
+        return np.cumsum(self.lengths)
 
-def collect(examples, class_names, path=None):
-    """Stores clips in memory, or in a file that is read as it is needed.
+    def whole(self, clips):
+        """Yields the place in `clips` and the int16 samples of each clip.
+
+        The order may be another one than that of `clips`.
+        """
+        for row, stop in enumerate(self._stops[clips]):
+            yield row, self.samples[stop - self.lengths[clips[row]] : stop]
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredClips:
+    """Labelled clips in the files that `diffstride.data.shards` writes.
+
+    A clip that cannot be read is replaced by silence, and named in the log.
+
+    Args:
+        paths: Paths of the files.
+        files: Integer array, the file of each clip.
+        places: Integer array, the place of each clip in its file.
+        lengths: As for `Clips`, like the arguments after it.
+        max_bad_share: Share of the clips that may be unreadable.
+    """
+
+    paths: tuple
+    files: np.ndarray
+    places: np.ndarray
+    lengths: np.ndarray
+    labels: np.ndarray
+    class_names: tuple
+    max_bad_share: float = 0.01
+
+    __len__ = Clips.__len__
+    read = Clips.read
+
+    def whole(self, clips):
+        """As for `Clips`; each file is read once."""
+        files = self.files[clips]
+        for file in np.unique(files):
+            rows = np.flatnonzero(files == file)
+            yield from zip(rows, self._records(file, clips[rows]), strict=True)
+
+    def in_memory(self):
+        """The same clips, as `Clips`."""
+        order = np.lexsort((self.places, self.files))
+        stops = np.cumsum(self.lengths)
+        samples = np.zeros(self.lengths.sum(), "int16")
+        for row, part in self.whole(order):
+            start = stops[order[row]] - self.lengths[order[row]]
+            samples[start : start + len(part)] = part
+        return Clips(samples, self.lengths, self.labels, self.class_names)
+
+    def _records(self, file, clips):
+        places = self.places[clips].tolist()
+        try:
+            records = self._open(file).read(places)
+        except (RuntimeError, IndexError, ValueError):
+            records = [self._record(file, clip) for clip in clips]
+        return [shards.samples_of(record) for record in records]
+
+    def _record(self, file, clip):
+        """The record of a clip, or None if it cannot be read."""
+        place = int(self.places[clip])
+        try:
+            return self._open(file).read([place])[0]
+        except (RuntimeError, IndexError, ValueError) as error:
+            problem = f"{self.paths[file]}, clip {place}: {error}"
+        if clip not in self._bad:
+            self._bad.add(clip)
+            logging.warning("A clip is replaced by silence. %s", problem)
+        if len(self._bad) > self.max_bad_share * len(self):
+            raise ValueError(
+                f"At most {self.max_bad_share:.1%} of the {len(self)} clips "
+                f"may be unreadable, but {len(self._bad)} are. Delete the "
+                "files that are named here and in the log, and write them "
+                f"again with the command that wrote them. The last one: "
+                f"{problem}"
+            )
+        return None
+
+    @functools.cached_property
+    def _bad(self):
+        return set()
+
+    @functools.cached_property
+    def _open(self):
+        @functools.lru_cache(maxsize=256)  # Each keeps a file open.
+        def open_file(file):
+            return shards.array_record().ArrayRecordReader(
+                str(self.paths[file]), "readahead_buffer_size:0"
+            )
+
+        return open_file
+
+
+def collect(examples, class_names, name="the data"):
+    """Stores clips in memory.
 
     Args:
         examples: Iterable of pairs of int16 samples and a label, or a list of
             labels, which may be empty.
         class_names: Names of the classes.
-        path: Path of the file, without a suffix. Defaults to memory.
+        name: Name of the data set, for messages.
 
     Returns:
-        The `Clips`.
+        The `Clips`. Clips without a sample are left out.
     """
-    bounds, labels = [0], []
-
-    def write(file):
-        for samples, label in examples:
-            # A memory buffer takes the array as it is.
-            file.write(np.ascontiguousarray(samples, "<i2").data)
-            bounds.append(bounds[-1] + len(samples))
-            labels.append(label)
-
-    def arrays():
-        return np.array(bounds, "int64"), _to_array(labels, len(class_names))
-
-    if path is None:
-        buffer = io.BytesIO()
-        write(buffer)
-        samples = np.frombuffer(buffer.getbuffer(), "<i2")
-        return Clips(samples, *arrays(), tuple(class_names))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Another process may be writing the same file.
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with open(part, "wb") as file:
-            write(file)
-        os.replace(part, f"{path}.samples")
-        bounds_array, labels_array = arrays()
-        with open(part, "wb") as file:
-            np.savez(file, bounds=bounds_array, labels=labels_array)
-        os.replace(part, f"{path}.npz")
-    finally:
-        part.unlink(missing_ok=True)
-    return _open(path, class_names)
+    buffer, lengths, labels, empty = io.BytesIO(), [], [], 0
+    for samples, label in examples:
+        if not len(samples):
+            empty += 1
+            continue
+        buffer.write(np.ascontiguousarray(samples, "<i2").data)
+        lengths.append(len(samples))
+        labels.append(label)
+    _warn_of_empty(empty, name)
+    return Clips(
+        np.frombuffer(buffer.getbuffer(), "<i2"),
+        np.array(lengths, "int64"),
+        to_array(labels, len(class_names)),
+        tuple(class_names),
+    )
 
 
-def _to_array(labels, num_classes):
+def _warn_of_empty(count, name):
+    if count:
+        logging.warning("Skipped %d empty clips of %s.", count, name)
+
+
+def to_array(labels, num_classes):
+    """The `labels` of `Clips`, from a class or a list of classes for each."""
     if not labels or np.ndim(labels[0]) == 0:
         return np.array(labels, "int32")
     tags = np.zeros((len(labels), num_classes), bool)
@@ -119,164 +196,38 @@ def _to_array(labels, num_classes):
     return tags
 
 
-def _open(path, class_names):
-    with np.load(f"{path}.npz") as index:
-        bounds, labels = index["bounds"], index["labels"]
-    samples = np.memmap(f"{path}.samples", "<i2", "r")
-    if len(samples) != bounds[-1]:
-        raise ValueError(
-            f"The files {path}.* must belong together. Remove them. "
-            f"Received: {len(samples)} samples instead of {bounds[-1]}"
-        )
-    return Clips(samples, bounds, labels, tuple(class_names))
-
-
-class TFDSClips:
-    """The clips of a set of TFDS, or of a folder prepared from a manifest.
+def open_stored(parts, label, class_names, name):
+    """Opens clips in files, all of them or some of each file.
 
     Args:
-        name: Name of the set, with its config and version if need be.
-        data_dir: Folder of the prepared sets. Defaults to that of TFDS.
-        audio: Name of the feature that holds the samples. Where it does not
-            tell their rate, the feature `sample_rate` does.
-        label: Name of the feature that holds the class, or a sequence of
-            classes; `"instrument/family"` for `family` within `instrument`.
-        sample_rate: Samples per second. A set of another rate is resampled.
-        cache_dir: Folder for files of decoded samples, which are mapped into
-            memory and used again by the next run. Defaults to none: the clips
-            are kept in memory.
+        parts: List of a path, the number of the first clip in that file, and
+            the number of clips.
+        label: Name of the feature to predict.
+        class_names: Names of the classes.
+        name: Name of the data set, for messages.
+
+    Returns:
+        The `StoredClips`. Clips without a sample are left out.
     """
-
-    def __init__(
-        self,
-        name,
-        data_dir=None,
-        audio="audio",
-        label="label",
-        sample_rate=16000,
-        cache_dir=None,
-    ):
-        self.name = name
-        self.builder = open_builder(name, data_dir)
-        self.splits = tuple(self.builder.info.splits)
-        self.audio = audio
-        self.label = label
-        self.sample_rate = sample_rate
-        self.cache_dir = cache_dir
-        features = self.builder.info.features
-        labels = _feature(features, label)
-        # The feature of each entry, where it is a sequence.
-        labels = getattr(labels, "feature", labels)
-        if not hasattr(labels, "num_classes"):
-            raise ValueError(
-                "`label` must be a feature of classes, one of "
-                f"{list(features)} or within it. Received: label={label!r}"
-            )
-        self.class_names = tuple(labels.names)
-        self._rate = getattr(_feature(features, audio), "sample_rate", None)
-        if audio not in features or not (self._rate or _RATE in features):
-            raise ValueError(
-                "`audio` must be an audio feature that tells its sample rate, "
-                f"one of {list(features)}. Received: audio={audio!r}"
-            )
-
-    def read(self, split):
-        """Reads a split.
-
-        Args:
-            split: A split in the notation of TFDS: `"train[:90%]"`,
-                `"fold1+fold2"`.
-
-        Returns:
-            The `Clips`.
-        """
-        if self.cache_dir is None:
-            return collect(self._examples(split), self.class_names)
-        # Whatever makes another file of samples out of a set.
-        identity = [
-            self.builder.info.full_name,
-            self.builder.info.dataset_size,
-            self.audio,
-            self.label,
-            split,
-            self.sample_rate,
-        ]
-        file_name = "-".join(map(str, identity)).replace("/", "_")
-        path = pathlib.Path(self.cache_dir).expanduser() / file_name
-        if pathlib.Path(f"{path}.npz").exists():
-            return _open(path, self.class_names)
-        logging.info("Writing the samples of %s to %s.*", split, path)
-        return collect(self._examples(split), self.class_names, path)
-
-    def _examples(self, split):
-        import tensorflow_datasets as tfds
-
-        wanted = {self.audio: True}
-        if not self._rate:
-            wanted[_RATE] = True
-        *outer, last = _steps(self.label, self.builder.info.features)
-        inner = wanted
-        for step in outer:
-            inner = inner.setdefault(step, {})
-        inner[last] = True
-        try:
-            with quiet():
-                dataset = self.builder.as_dataset(
-                    split=split, decoders=tfds.decode.PartialDecoding(wanted)
-                )
-        except ValueError as error:
-            raise ValueError(
-                f"`split` must be a split of {self.name!r}, one of "
-                f"{list(self.splits)} or a slice. Received: split={split!r}"
-            ) from error
-        empty = 0
-        for example in dataset.as_numpy_iterator():
-            samples = example[self.audio]
-            if not samples.size:
-                empty += 1
-                continue
-            rate = int(self._rate or example[_RATE])
-            label = np.asarray(_feature(example, self.label), "int64")
-            yield self._convert(samples, rate, split), label
-        if empty:
-            logging.warning(
-                "Skipped %d empty clips of %s, split %s.",
-                empty,
-                self.name,
-                split,
-            )
-
-    def _convert(self, samples, rate, split):
-        """Makes one channel of 16-bit samples at the wanted rate."""
-        one_channel = samples.ndim == 1
-        if np.issubdtype(samples.dtype, np.integer):
-            if one_channel and rate == self.sample_rate:
-                converted = samples.astype("int16")
-                if np.array_equal(converted, samples):
-                    return converted
-            samples = samples / 2**15
-        if not one_channel:
-            samples = samples.mean(axis=-1)
-        if not np.abs(samples).max() <= 2:  # Lossy codecs go over 1 a little.
-            raise ValueError(
-                f"The samples of {self.name!r} must be floating-point numbers "
-                "between -1 and 1 or integers of 16 bits. Received: a clip of "
-                f"the split {split!r} from {samples.min()} to {samples.max()}"
-            )
-        if rate != self.sample_rate:
-            samples = sounds.resample(samples, rate, self.sample_rate)
-        return sounds.to_int16(samples)
-
-
-def _steps(name, features):
-    """The keys from the features to one of them, whose name may have a `/`."""
-    return [name] if name in features else name.split("/")
-
-
-def _feature(features, name):
-    """A feature, or the value of one in an example; None if there is none."""
-    for step in _steps(name, features):
-        if not hasattr(features, "keys") or step not in features:
-            return None
-        features = features[step]
-    return features
+    paths = list(dict.fromkeys(path for path, _, _ in parts))
+    numbers = {path: number for number, path in enumerate(paths)}
+    indices = {path: shards.load_index(path) for path in paths}
+    files, places, lengths, labels = [], [], [], []
+    for path, first, count in parts:
+        index = indices[path]
+        chosen = range(first, first + count)
+        files += [numbers[path]] * count
+        places += chosen
+        lengths += [index["lengths"][place] for place in chosen]
+        labels += [index["labels"][label][place] for place in chosen]
+    lengths = np.array(lengths, "int64")
+    (kept,) = lengths.nonzero()
+    _warn_of_empty(len(lengths) - len(kept), name)
+    return StoredClips(
+        tuple(paths),
+        np.array(files, "int32")[kept],
+        np.array(places, "int64")[kept],
+        lengths[kept],
+        to_array(labels, len(class_names))[kept],
+        tuple(class_names),
+    )

@@ -8,13 +8,19 @@ import hashlib
 import os
 import pathlib
 
+from absl import logging
+
 from diffstride.data import sounds
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".aiff", ".aif", ".mp3")
-# Files decoded ahead; as many sounds are in memory at a time.
+# Sound files that the decoder cannot read.
+_OTHER_SUFFIXES = (".m4a", ".mp4", ".aac", ".wma", ".webm", ".amr", ".3gp")
+# So many files are decoded ahead, which is how many sounds are in memory.
 _AHEAD = 64
-# Files that a report names; all are in the file it writes.
+# A report that is printed names so many files. `problems.csv` names all.
 _NAMED = 50
+# The share of the sound files that may be unreadable, where no other is given.
+MAX_BAD_SHARE = 0.25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,8 +123,8 @@ def read_folder(folder, test_percent=20, lists=None):
     Args:
         folder: Path of the folder, with files like `dog/3.wav`.
         test_percent: Percentage of the files of each class that make the split
-            `test`; the others make `train`. Which ones follows from their
-            names alone. Give a manifest where recordings belong together, such
+            `test`; the others make `train`. The names of the files decide
+            which ones. Give a manifest where recordings belong together, such
             as those of one speaker.
         lists: Dict from the name of a split to a text file with the files that
             belong to it, like `dog/3.wav`, one on a line. The files on no list
@@ -141,18 +147,20 @@ def read_folder(folder, test_percent=20, lists=None):
     }
     if not folder.is_dir():
         raise ValueError(f"`folder` must be a folder. Received: {folder}")
-    rows = []
+    rows, without, unread = [], {}, collections.Counter()
     for class_folder in sorted(folder.glob("[!_.]*/")):
-        paths = [
-            path
-            for path in class_folder.rglob("*")
-            if path.suffix.lower() in SUFFIXES
-        ]
+        suffixes = {path: path.suffix.lower() for path in _files(class_folder)}
+        paths = [path for path in suffixes if suffixes[path] in SUFFIXES]
+        if not paths:
+            without[class_folder.name] = set(suffixes.values())
+        unread.update(s for s in suffixes.values() if s in _OTHER_SUFFIXES)
         paths.sort(key=lambda path: _digest(path.relative_to(folder)))
         tests = 0 if lists else round(len(paths) * test_percent / 100)
         for index, path in enumerate(paths):
             split = listed.pop(path, "test" if index < tests else "train")
             rows.append(Row(path, class_folder.name, split))
+    if rows:
+        _check_class_folders(folder, without, unread)
     if listed:
         raise ValueError(
             f"`lists` must name sound files in {folder}. Received: "
@@ -161,12 +169,42 @@ def read_folder(folder, test_percent=20, lists=None):
     return check_rows(rows, folder)
 
 
+def _files(folder):
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def _check_class_folders(folder, without, unread):
+    """Names classes that would disappear, and sounds that are not read."""
+    if without:
+        found = [
+            f"{name!r} has only {', '.join(sorted(suffixes))}"
+            if suffixes
+            else f"{name!r} is empty"
+            for name, suffixes in without.items()
+        ]
+        raise ValueError(
+            f"Every folder in {folder} is a class and must have sound files "
+            f"that end in one of {', '.join(SUFFIXES)}. Convert its files, "
+            "remove it, or begin its name with `_` to leave it out. Received: "
+            f"{'; '.join(found)}"
+        )
+    if unread:
+        counts = [f"{count} {suffix}" for suffix, count in unread.items()]
+        logging.warning(
+            "%s has sounds of formats that cannot be read, which are left out: "
+            "%s. Convert them to one of %s.",
+            folder,
+            ", ".join(counts),
+            ", ".join(SUFFIXES),
+        )
+
+
 def _digest(path):
     return hashlib.sha1(path.as_posix().encode()).hexdigest()
 
 
 def check_rows(rows, source):
-    """Returns rows of which each is of another sound file."""
+    """Returns the rows if no two of them are of the same sound file."""
     if not rows:
         raise ValueError(
             f"There must be sound files in {source}: lines of a CSV file, or "
@@ -186,12 +224,12 @@ def check_rows(rows, source):
 
 
 def labels_of(row):
-    """The names of all classes of a sound, of which there may be one."""
+    """The names of all classes of a sound, one or several."""
     return (row.label,) if isinstance(row.label, str) else row.label
 
 
 def class_names(rows):
-    """The names of all classes in order, that of numbers where they are."""
+    """The names of all classes in order; numbers are ordered as numbers."""
     names = {name for row in rows for name in labels_of(row)}
     if all(name.isdecimal() for name in names):
         return sorted(names, key=int)
@@ -229,6 +267,24 @@ class Report:
             lines.append(f"  and {len(self.bad) - _NAMED} more")
         return "\n".join([text + (":" if self.bad else ""), *lines])
 
+    def check(self, total, max_bad_share):
+        """Raises a ValueError if too many files cannot be used.
+
+        Args:
+            total: Number of files there are, those yet to be read included.
+            max_bad_share: Share of them that may be bad.
+        """
+        if len(self.bad) > max_bad_share * total:
+            logging.warning("%s", self)
+            path, problem = self.bad[0]
+            raise ValueError(
+                f"At most {max_bad_share:.0%} of the sound files may be "
+                "unusable. Mend them, or raise `max_bad_share` to go on "
+                f"without them. Received: max_bad_share={max_bad_share}, with "
+                f"{len(self.bad)} of {total} unusable, such as {path}: "
+                f"{problem}"
+            )
+
     def write(self, path):
         """Writes a CSV file of all that was wrong or unusual."""
         with open(path, "w", newline="", encoding="utf-8") as file:
@@ -240,6 +296,21 @@ class Report:
             writer.writerows(
                 [path, "yes", remark] for path, remark in self.remarks
             )
+
+
+def read_problems(path, read):
+    """Reads a `Report` from the CSV file that it wrote.
+
+    Args:
+        path: Path of the CSV file.
+        read: Number of files that are used.
+    """
+    report = Report(read)
+    with open(path, newline="", encoding="utf-8") as file:
+        for line in csv.DictReader(file):
+            kind = report.remarks if line["used"] == "yes" else report.bad
+            kind.append((line["path"], line["problem"]))
+    return report
 
 
 def read_sounds(rows, sample_rate, report, workers=None):

@@ -1,17 +1,18 @@
-"""Sound files, decoded once: a prepared data set of TFDS, shard by shard."""
+"""Decodes sound files once, into a prepared data set of TFDS."""
 
 import collections
 import dataclasses
 import hashlib
 import json
-import os
 import pathlib
 import re
 
 import numpy as np
 from absl import logging
 
+from diffstride.data import shards
 from diffstride.data.manifest import (
+    MAX_BAD_SHARE,
     Report,
     class_names,
     labels_of,
@@ -28,21 +29,24 @@ def prepare(
     shard_size=1000,
     process_index=0,
     process_count=1,
+    workers=1,
+    max_bad_share=MAX_BAD_SHARE,
 ):
     """Writes the files of a manifest as a prepared data set of TFDS.
 
-    Decoded, mono and at one sample rate, it loads much faster than the files:
-    `tfds.builder(name, data_dir=data_dir)` finds it. Beside the data lies
-    `problems.csv`, with each file that was skipped or is unusual.
+    The clips are decoded, mono and at one sample rate. `tfds_audio` reads them
+    much faster than the files, and in any order, because the set has the format
+    ArrayRecord. `tfds.data_source(name, data_dir=data_dir)` reads it, too. The
+    file `problems.csv` beside the data names each sound file that was skipped
+    or is unusual.
 
-    The data are written in shards, each of which appears under its name once it
-    is complete. After an interruption the same call goes on with the shards
-    that are missing, and several processes, on several machines with a common
-    folder, can share the work. Whoever finds all shards there completes the
-    data set.
+    The data are written in shards. After an interruption the same call goes on
+    with the shards that are missing. Several calls, on several machines with a
+    common folder, share the work: whoever is ready first takes the next shard.
+    A call for a set that is there, with the same arguments, changes nothing.
 
     Args:
-        rows: List of `Row`.
+        rows: List of `diffstride.data.manifest.Row`.
         name: Name of the data set, in lower case with underscores.
         data_dir: Folder of prepared data sets. Defaults to that of TFDS,
             `~/tensorflow_datasets` or the variable `TFDS_DATA_DIR`.
@@ -50,10 +54,16 @@ def prepare(
         version: Version of the data set. An existing one is not overwritten.
         shard_size: Number of files in a shard.
         process_index: Number of this process.
-        process_count: Number of processes that each write their own shards.
+        process_count: Number of processes that each write their own shards. To
+            be used on file systems without locks, where several calls cannot
+            share the work by themselves.
+        workers: Number of processes that this call starts to write shards. With
+            1, this process writes them and decodes in threads.
+        max_bad_share: Share of the sound files that may be unusable. The
+            preparation ends with an error as soon as there are more.
 
     Returns:
-        The TFDS builder and the `Report` on all files; a builder of None as
+        The TFDS builder and the `Report` on all files. The builder is None as
         long as other processes have shards to write.
     """
     import tensorflow_datasets as tfds
@@ -61,6 +71,7 @@ def prepare(
     _check_names(rows, name)
     for argument, value, holds in [
         ("shard_size", shard_size, shard_size > 0),
+        ("workers", workers, workers > 0),
         ("process_index", process_index, 0 <= process_index < process_count),
     ]:
         if not holds:
@@ -71,101 +82,89 @@ def prepare(
     if data_dir is None:
         data_dir = tfds.core.constants.DATA_DIR
     folder = pathlib.Path(data_dir).expanduser() / name / version
-    if (folder / "dataset_info.json").exists():
+    by_split = _plan(rows, name, folder, shard_size, sample_rate, workers)
+    every = [shard for split in by_split for shard in by_split[split]]
+    is_finished = (folder / "dataset_info.json").exists()
+    if is_finished and not _is_of_these(every):
         raise ValueError(
-            "`version` must be new for a set that exists. Received: "
+            "`version` must be new for a set that exists with other sounds, "
+            "labels, sample rate or shard size. Received: "
             f"name={name!r}, version={version!r}"
         )
-    features = _features(rows)
-    shards = _shards(rows, name, folder, shard_size, sample_rate)
-    folder.mkdir(parents=True, exist_ok=True)
-    for number, shard in enumerate(shards):
-        if number % process_count == process_index and not shard.is_written():
-            shard.write(features, sample_rate)
-            logging.info("Wrote shard %d of %d.", number + 1, len(shards))
-    report = Report()
-    if not all(shard.is_written() for shard in shards):
+    report = _report(every)
+    report.check(len(rows), max_bad_share)
+    missing = [shard for shard in every if shard.read_index() is None]
+    if is_finished and not missing:
+        logging.info("%s is already there.", folder)
+        return tfds.builder_from_directory(folder), report
+    _check_presence(missing, len(rows), max_bad_share)
+    own = every[process_index::process_count]
+    for shard in shards.write_shards(own, workers, wait=process_count == 1):
+        logging.info("Wrote shard %d of %d.", shard.number + 1, len(every))
+        report = _report([shard], report)
+        report.check(len(rows), max_bad_share)
+    report = _report(every)
+    if any(shard.read_index() is None for shard in every):
         return None, report
-    _complete(shards, features, folder, report, sample_rate)
+    report.write(folder / "problems.csv")
+    _write_metadata(by_split, _features(rows), folder, sample_rate)
     return tfds.builder_from_directory(folder), report
 
 
-@dataclasses.dataclass(frozen=True)
-class _Shard:
-    """A file of examples, and beside it, until all are there, what is in it."""
-
-    path: pathlib.Path
-    split: str
-    rows: list
-    digest: str
-
-    @property
-    def _index(self):
-        return self.path.with_name(f"{self.path.name}.json")
-
-    def is_written(self):
-        """Whether it is complete, and of these rows."""
-        if not (self.path.exists() and self._index.exists()):
-            return False
-        return self.read_index()["digest"] == self.digest
-
-    def read_index(self):
-        return json.loads(self._index.read_text())
-
-    def remove_index(self):
-        self._index.unlink(missing_ok=True)
-
-    def write(self, features, sample_rate):
-        import tensorflow as tf
-
-        report = Report()
-        part = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        octets = 0
-        try:
-            with tf.io.TFRecordWriter(str(part)) as writer:
-                for row, samples in read_sounds(self.rows, sample_rate, report):
-                    record = features.serialize_example(
-                        _example(row, samples, sample_rate)
-                    )
-                    octets += len(record)
-                    writer.write(record)
-            index = {
-                "digest": self.digest,
-                "octets": octets,
-                **dataclasses.asdict(report),
-            }
-            # Without its index, a shard counts as not written.
-            self.remove_index()
-            os.replace(part, self.path)
-            part.write_text(json.dumps(index))
-            os.replace(part, self._index)
-        finally:
-            part.unlink(missing_ok=True)
-
-
-def _shards(rows, name, folder, shard_size, sample_rate):
+def _plan(rows, name, folder, shard_size, sample_rate, workers):
+    """The shards of each split."""
     splits = collections.defaultdict(list)
     for row in rows:
         splits[row.split].append(row)
-    classes = class_names(rows)
-    shards = []
+    numbers = {name: number for number, name in enumerate(class_names(rows))}
+    serialize = _features(rows).serialize_example
+    plan, first = {}, 0
     for split in sorted(splits):
         count = -(-len(splits[split]) // shard_size)
         parts = np.array_split(np.arange(len(splits[split])), count)
+        plan[split] = []
         for number, part in enumerate(parts):
             own = [splits[split][index] for index in part]
             content = [[str(row.path), labels_of(row)] for row in own]
-            digest = json.dumps([sample_rate, classes, content])
-            shards.append(
-                _Shard(
-                    folder / f"{name}-{split}.tfrecord-{number:05d}-of-"
-                    f"{count:05d}",
-                    split,
-                    own,
-                    hashlib.sha1(digest.encode()).hexdigest(),
-                )
+            digest = json.dumps([sample_rate, list(numbers), content])
+            shard = shards.Shard(
+                folder / f"{name}-{split}.array_record-{number:05d}-of-"
+                f"{count:05d}",
+                first + number,
+                hashlib.sha1(digest.encode()).hexdigest(),
+                sample_rate,
+                # Several processes keep the processors busy with one thread
+                # each.
+                _Decode(own, numbers, sample_rate, 1 if workers > 1 else None),
+                serialize,
             )
-    return shards
+            plan[split].append(shard)
+        first += count
+    return plan
+
+
+@dataclasses.dataclass(frozen=True)
+class _Decode:
+    """Decodes the sounds of a shard; a class, because it must be pickled."""
+
+    rows: list
+    numbers: dict
+    sample_rate: int
+    threads: int | None
+
+    def __call__(self, report):
+        for row, samples in read_sounds(
+            self.rows, self.sample_rate, report, self.threads
+        ):
+            classes = [self.numbers[name] for name in labels_of(row)]
+            label = classes[0] if isinstance(row.label, str) else classes
+            example = {
+                "audio": samples,
+                "sample_rate": self.sample_rate,
+                "label": label,
+                "file": str(row.path),
+            }
+            yield example, len(samples), {"label": label}
 
 
 def _features(rows):
@@ -174,70 +173,77 @@ def _features(rows):
     label = tfds.features.ClassLabel(names=class_names(rows))
     if not isinstance(rows[0].label, str):
         label = tfds.features.Sequence(label)
-    return tfds.features.FeaturesDict(
-        {
-            # The Audio feature stores a list of 64-bit integers, which takes
-            # three times the space.
-            "audio": tfds.features.Tensor(
-                shape=(None,),
-                dtype=np.int16,
-                encoding=tfds.features.Encoding.BYTES,
-            ),
-            "sample_rate": tfds.features.Scalar(dtype=np.int32),
-            "label": label,
-            "file": tfds.features.Text(),
-        }
+    return shards.features(
+        sample_rate=tfds.features.Scalar(dtype=np.int32),
+        label=label,
+        file=tfds.features.Text(),
     )
 
 
-def _example(row, samples, sample_rate):
-    label = row.label if isinstance(row.label, str) else list(row.label)
-    return {
-        "audio": samples,
-        "sample_rate": sample_rate,
-        "label": label,
-        "file": str(row.path),
-    }
+def _is_of_these(every):
+    """Whether files that are there were written for these shards."""
+    found = [shards.load_index(shard.path) for shard in every]
+    found = [
+        index["digest"] == shard.digest
+        for index, shard in zip(found, every, strict=True)
+        if index
+    ]
+    return bool(found) and all(found)
 
 
-def _complete(shards, features, folder, report, sample_rate):
-    """Writes what makes a data set of the shards, and the report."""
-    import tensorflow_datasets as tfds
-
-    lengths, octets = collections.defaultdict(list), collections.Counter()
-    for shard in shards:
-        index = shard.read_index()
-        lengths[shard.split].append(index["read"])
-        octets[shard.split] += index["octets"]
+def _report(every, report=None):
+    """Adds the reports on all shards that are written."""
+    report = report or Report()
+    for index in filter(None, (shard.read_index() for shard in every)):
         report.read += index["read"]
         report.bad += map(tuple, index["bad"])
         report.remarks += map(tuple, index["remarks"])
-    report.write(folder / "problems.csv")
+    return report
+
+
+def _check_presence(missing, total, max_bad_share):
+    """Says at once, not after hours, that too many sound files are missing."""
+    gone = [
+        (str(row.path), "the file does not exist")
+        for shard in missing
+        for row in shard.make.rows
+        if not row.path.exists()
+    ]
+    Report(bad=gone).check(total, max_bad_share)
+
+
+def _write_metadata(by_split, features, folder, sample_rate):
+    """Writes what makes the shards a data set of TFDS."""
+    import tensorflow_datasets as tfds
+
     template = tfds.core.ShardedFileTemplate(
         data_dir=folder,
         template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
         dataset_name=folder.parent.name,
-        filetype_suffix="tfrecord",
+        filetype_suffix="array_record",
     )
+    indices = {
+        split: [shard.read_index() for shard in by_split[split]]
+        for split in by_split
+    }
+    clips = sum(index["read"] for each in indices.values() for index in each)
     tfds.folder_dataset.write_metadata(
         data_dir=folder,
         features=features,
         split_infos=[
             tfds.core.SplitInfo(
                 name=split,
-                shard_lengths=lengths[split],
-                num_bytes=octets[split],
+                shard_lengths=[index["read"] for index in indices[split]],
+                num_bytes=sum(index["octets"] for index in indices[split]),
                 filename_template=template.replace(split=split),
             )
-            for split in lengths
+            for split in indices
         ],
         version=folder.name,
         filename_template=template,
-        description=f"{report.read} sound files at {sample_rate} Hz.",
+        description=f"{clips} sound files at {sample_rate} Hz.",
         check_data=False,
     )
-    for shard in shards:
-        shard.remove_index()
 
 
 def _check_names(rows, name):

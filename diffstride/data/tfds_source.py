@@ -4,6 +4,7 @@ TensorFlow and TFDS are imported when a set is opened, not before.
 """
 
 import contextlib
+import os
 import pathlib
 
 import keras
@@ -84,6 +85,8 @@ class TFDSSource:
         """
         import tensorflow as tf
         import tensorflow_datasets as tfds
+
+        leave_gpus_alone()
 
         def shuffle_files(files):
             return [files[index] for index in generator.permutation(len(files))]
@@ -177,6 +180,15 @@ def write_tfds(
         writer.close_all()
 
 
+def leave_gpus_alone():
+    """Keeps TensorFlow from taking the GPUs, if it only reads the data."""
+    import tensorflow as tf
+
+    if keras.backend.backend() != "tensorflow":
+        with contextlib.suppress(RuntimeError):
+            tf.config.set_visible_devices([], "GPU")
+
+
 @contextlib.contextmanager
 def quiet():
     """Keeps what TFDS tells about its work out of the log."""
@@ -188,15 +200,50 @@ def quiet():
         logging.set_verbosity(verbosity)
 
 
-def open_builder(name, data_dir=None):
-    """The builder of a set, which is prepared first if need be."""
-    import tensorflow as tf
+def check_files(builder, paths):
+    """Names the files of a set that are missing."""
     import tensorflow_datasets as tfds
 
-    if keras.backend.backend() != "tensorflow":
-        # TensorFlow reads the data; the accelerator is for the other backend.
-        with contextlib.suppress(RuntimeError):
-            tf.config.set_visible_devices([], "GPU")
+    missing = [path for path in paths if not tfds.core.Path(path).exists()]
+    if missing:
+        raise FileNotFoundError(
+            f"Every file of the set {builder.info.full_name} must be there, "
+            f"but {missing[0]} is missing"
+            + (f", and {len(missing) - 1} more" if len(missing) > 1 else "")
+            + ". Run the command again that prepared the set."
+        )
+
+
+def fingerprint(builder):
+    """Tells a prepared set from one that was prepared again in its place.
+
+    Args:
+        builder: The TFDS builder of the set.
+
+    Returns:
+        A list, as JSON has it, of the name, size and time of change of each
+        file of the set. The size alone would not do: a label that was corrected
+        changes no size.
+    """
+    return [
+        [file.name, *_size_and_time(file)]
+        for file in sorted(builder.data_path.iterdir())
+    ]
+
+
+def _size_and_time(file):
+    try:
+        stat = os.stat(file)
+    except OSError:  # A file in the cloud, whose time is known to the second.
+        stat = file.stat()
+        return stat.length, stat.mtime
+    return stat.st_size, stat.st_mtime_ns
+
+
+def open_builder(name, data_dir=None):
+    """The builder of a set, which is prepared first if need be."""
+    import tensorflow_datasets as tfds
+
     try:
         with quiet():
             builder = tfds.builder(name, data_dir=data_dir)
@@ -213,6 +260,7 @@ def open_builder(name, data_dir=None):
             builder.data_dir,
         )
         try:
+            leave_gpus_alone()
             builder.download_and_prepare()
         except Exception as error:
             reason = str(error).strip().split("\n")[0]
