@@ -65,10 +65,10 @@ class DenseDiffRes(DiffRes):
         self._record(*self._statistics(scores, linear, output_frames), training)
         matrix = dense_warp_matrix(scores, output_frames)
         encoding = warping.sinusoidal_encoding(*ops.shape(spectrogram)[1:])
-        rows = ops.ceil(ops.cumsum(scores, axis=1)) - 1
-        rows = ops.clip(ops.cast(rows, "int32"), 0, output_frames - 1)
-        warp = warping.Warp(rows, scores, ops.zeros_like(scores))
-        highest = warping.weighted_max(linear, scores, warp, output_frames)
+        # A maximum over a matrix of output frames, frames and channels would
+        # not fit into memory.
+        warp = warping.warp(scores, output_frames)
+        highest = warping.weighted_max(linear, warp, output_frames)
         return [
             self._from_linear(ops.matmul(matrix, linear), linear),
             self._from_linear(

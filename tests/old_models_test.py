@@ -11,10 +11,20 @@ import diffstride  # noqa: F401
 FIXTURES = pathlib.Path(__file__).parent / "fixtures"
 
 
-@pytest.mark.parametrize("name", ["images_0_1", "sounds_0_1"])
+# Outputs that have rightly changed since: the maximum of DiffRes, the second
+# channel of the sounds, is that of the paper's Eq. 6 now.
+UNCHANGED = {"images_0_1": slice(None), "sounds_0_1": [0, 2]}
+
+
+@pytest.mark.parametrize("name", UNCHANGED)
 def test_models_of_version_0_1(name):
     model = keras.models.load_model(FIXTURES / f"{name}.keras")
     recorded = np.load(FIXTURES / f"{name}.npz")
+    channels = UNCHANGED[name]
+    outputs = keras.ops.convert_to_numpy(model(recorded["x"]))
     np.testing.assert_allclose(
-        model(recorded["x"]), recorded["y"], rtol=1e-4, atol=1e-4
+        outputs[..., channels],
+        recorded["y"][..., channels],
+        rtol=1e-4,
+        atol=1e-4,
     )

@@ -206,10 +206,10 @@ def test_scores_that_are_not_filled_up_leave_the_last_rows_empty():
     warp = warping.warp(scores, 5, filled=False)
     rows = ops.convert_to_numpy(warping.warp_matrix(warp, 5))[0].sum(axis=1)
     np.testing.assert_allclose(rows, [1, 1, 1, 0, 0], atol=1e-7)
-    features = ops.convert_to_tensor(np.full((1, 12, 2), -3.0, "float32"))
-    highest = warping.weighted_max(features, scores, warp, 5)
+    features = ops.convert_to_tensor(np.full((1, 12, 2), 3.0, "float32"))
+    highest = warping.weighted_max(features, warp, 5)
     np.testing.assert_array_equal(
-        ops.convert_to_numpy(highest)[0, :, 0], [-0.75, -0.75, -0.75, 0, 0]
+        ops.convert_to_numpy(highest)[0, :, 0], [0.75, 0.75, 0.75, 0, 0]
     )
 
 
@@ -221,7 +221,7 @@ def aggregate(raw, x):
         warping.warp_matrix(warp, 13),
         warping.weighted_mean(x, warp, 13),
         warping.weighted_mean(x[:1], warp, 13),
-        warping.weighted_max(x, scores, warp, 13),
+        warping.weighted_max(x, warp, 13),
     )
 
 
@@ -232,12 +232,27 @@ def test_aggregations_are_those_of_the_matrix():
     np.testing.assert_allclose(mean, matrix @ x, atol=1e-5)
     # One input for all clips, as the positional encoding.
     np.testing.assert_allclose(shared, matrix @ x[0], atol=1e-5)
-    for clip in range(3):
-        ends = np.ceil(np.cumsum(scores[clip].astype("float64")) - 1e-4) - 1
-        weighted = scores[clip, :, None] * x[clip]
-        for i in range(13):
-            expected = weighted[ends == i].max(axis=0)
-            np.testing.assert_allclose(highest[clip, i], expected, atol=1e-6)
+    # Eq. 6 as it is written: zeros of the matrix and all.
+    expected = (matrix[..., None] * x[:, None]).max(axis=2)
+    np.testing.assert_allclose(highest, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("frames,output_frames", ((1000, 250), (97, 90)))
+@pytest.mark.parametrize("kind", KINDS)
+def test_maximum_is_equation_6(kind, frames, output_frames):
+    """From the scores to the maxima, against 64 bits and a dense matrix."""
+    raw = raw_scores(kind, frames)
+    x = np.random.default_rng(1).lognormal(-4, 2, (frames, 5))
+
+    def function(raw, x):
+        scores = warping.rescale_scores(raw, output_frames)
+        warp = warping.warp(scores, output_frames)
+        return warping.weighted_max(x, warp, output_frames)
+
+    found = gradients.value(function, raw[None], x[None].astype("float32"))
+    _, expected = reference_aggregate(raw, x, output_frames)
+    difference = np.linalg.norm(found[0] - expected)
+    assert difference < 5e-6 * np.linalg.norm(expected)
 
 
 def test_batch_members_are_independent():
@@ -259,24 +274,22 @@ def reference_aggregate(raw, x, output_frames):
     i = np.arange(output_frames)[:, None]
     overlap = np.minimum(ends, i + 1) - np.maximum(starts, i)
     matrix = np.maximum(overlap, 0)
-    last = np.ceil(ends - 1e-4) - 1
-    weighted = scores[:, None] * x
-    highest = [weighted[last == i].max(axis=0) for i in range(output_frames)]
-    return np.stack([matrix @ x, np.array(highest)])
+    highest = (matrix[..., None] * x).max(axis=1)
+    return np.stack([matrix @ x, highest])
 
 
 @pytest.mark.parametrize("kind", ("random", "spiky", "runs of zero"))
 def test_gradients_by_central_differences(kind):
     frames, output_frames = 24, 7
     raw = raw_scores(kind, frames).astype("float64")
-    x = np.random.default_rng(1).normal(size=(frames, 3))
+    x = np.random.default_rng(1).uniform(0.5, 2, size=(frames, 3))
     upstream = np.random.default_rng(2).normal(size=(2, output_frames, 3))
 
     def function(raw, x):
         scores = warping.rescale_scores(raw, output_frames)
         warp = warping.warp(scores, output_frames)
         mean = warping.weighted_mean(x, warp, output_frames)
-        highest = warping.weighted_max(x, scores, warp, output_frames)
+        highest = warping.weighted_max(x, warp, output_frames)
         return ops.stack([mean[0], highest[0]])
 
     value, found = gradients.value_and_gradients(
@@ -316,7 +329,7 @@ def test_frames_that_share_a_maximum_share_its_gradient():
     x[0, 5] = 3
 
     def function(x):
-        return warping.weighted_max(x, scores, warping.warp(scores, 2), 2)
+        return warping.weighted_max(x, warping.warp(scores, 2), 2)
 
     _, (found,) = gradients.value_and_gradients(
         function, [x], np.ones((1, 2, 1), "float32")
@@ -334,7 +347,7 @@ def test_values_and_gradients_are_finite(frames, output_frames):
         warp = warping.warp(scores, output_frames)
         return warping.weighted_mean(
             x, warp, output_frames
-        ) + warping.weighted_max(x, scores, warp, output_frames)
+        ) + warping.weighted_max(x, warp, output_frames)
 
     raw = np.stack([raw_scores(kind, frames) for kind in KINDS])
     value, found = gradients.value_and_gradients(

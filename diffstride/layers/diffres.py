@@ -74,10 +74,11 @@ class DiffRes(BaseFrameReduction):
             measured, on the linear scale, and the result is a logarithm again.
             Defaults to True.
         features: tuple of `"mean"`, `"max"` and `"encoding"`, the channels of
-            the output in this order: the mean of merged frames, the maximum of
-            the frames times their scores, and the resolution encoding, which
-            says where in the clip the merged frames were. A name may occur
-            again. Defaults to all three.
+            the output in this order: the mean of merged frames; the maximum of
+            the frames, each times its share of the output frame (Eq. 6) and
+            1 / (1 - δ); and the resolution encoding, which says where in the
+            clip the merged frames were. A name may occur again. Defaults to all
+            three.
         learned_encoding: boolean. Whether the positional encoding is trained,
             from sines and cosines on. The number of frames must then be known.
             Defaults to False.
@@ -279,8 +280,13 @@ class DiffRes(BaseFrameReduction):
         if name == "mean":
             merged = warping.weighted_mean(linear, warp, output_frames)
         else:
-            merged = warping.weighted_max(linear, scores, warp, output_frames)
-            merged = merged / warping.rate(scores, output_frames)
+            # As loud as the mean where no frame is preferred to another.
+            share = (
+                warping.rate(scores, output_frames)
+                if self.reduction_rate is None
+                else 1 - self.reduction_rate
+            )
+            merged = warping.weighted_max(linear, warp, output_frames) / share
         return self._from_linear(merged, linear)
 
     def _statistics(self, scores, linear, output_frames):

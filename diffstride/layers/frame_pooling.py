@@ -186,7 +186,7 @@ def _average(features, output_frames):
     windows = _windows(features, output_frames)
     if windows is not None:
         return ops.mean(windows, axis=2)
-    _, warp = _constant_warp(features, output_frames)
+    warp = _constant_warp(features, output_frames)
     return warping.weighted_mean(features, warp, output_frames)
 
 
@@ -194,8 +194,8 @@ def _maximum(features, output_frames):
     windows = _windows(features, output_frames)
     if windows is not None:
         return ops.max(windows, axis=2, initial=-np.inf)
-    ones, warp = _constant_warp(features, output_frames)
-    return warping.weighted_max(features, ones, warp, output_frames)
+    warp = _constant_warp(features, output_frames, split=False)
+    return warping.row_maxima(features, warp.rows, output_frames)
 
 
 def _windows(features, output_frames):
@@ -210,7 +210,7 @@ def _windows(features, output_frames):
     return ops.reshape(features, (batch, output_frames, window, mels))
 
 
-def _constant_warp(features, output_frames):
-    ones = ops.ones_like(features[..., 0])
-    scores = ones * warping.rate(ones, output_frames)
-    return ones, warping.warp(scores, output_frames)
+def _constant_warp(features, output_frames, split=True):
+    scores = ops.ones_like(features[..., 0])
+    scores = scores * warping.rate(scores, output_frames)
+    return warping.warp(scores, output_frames, split=split)

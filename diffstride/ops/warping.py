@@ -202,22 +202,45 @@ def weighted_mean(features, warp, output_frames):
     return first + second
 
 
-def weighted_max(features, scores, warp, output_frames):
-    """Output frames as maxima over the frames that end in them (Eq. 5).
+def weighted_max(features, warp, output_frames):
+    """Output frames as maxima over weighted frames (Eq. 6): `max_j W_ij x_j`.
 
-    Each frame is weighted by its score. An output frame in which no frame ends
-    is zero. Frames that share a maximum share its gradient.
+    A frame that is split between two output frames competes in both, with the
+    length of its piece for a weight. The frames outside of an output frame
+    compete with a zero, as their entries of the warp matrix are.
 
     Args:
         features: (batch, frames, channels).
-        scores: (batch, frames).
         warp: a `Warp`.
         output_frames: integer or scalar tensor.
 
     Returns:
         (batch, output frames, channels).
     """
-    rows = ops.stop_gradient(_last_rows(warp.rows, warp.second))
+    pieces = [features * part[..., None] for part in (warp.first, warp.second)]
+    highest = row_maxima(
+        ops.concatenate(pieces, axis=1),
+        ops.concatenate([warp.rows, warp.rows + 1], axis=1),
+        output_frames,
+    )
+    return ops.maximum(highest, 0.0)
+
+
+def row_maxima(features, rows, output_frames):
+    """The maximum over the frames of each output frame.
+
+    Frames that share a maximum share its gradient.
+
+    Args:
+        features: (batch, frames, channels).
+        rows: integers (batch, frames). The output frame of each frame.
+        output_frames: integer or scalar tensor.
+
+    Returns:
+        (batch, output frames, channels). Where an output frame has no frames,
+        it is -inf or the lowest number, depending on the backend.
+    """
+    rows = ops.stop_gradient(rows)
 
     # The gradient that XLA derives under JAX takes eight times as long.
     @ops.custom_gradient
@@ -235,9 +258,7 @@ def weighted_max(features, scores, warp, output_frames):
 
         return highest, gradient
 
-    highest = maximum(features * scores[..., None])
-    # An empty segment is the lowest number or -inf, depending on the backend.
-    return ops.where(highest < -1e38, 0.0, highest)
+    return maximum(features)
 
 
 def frame_energy(spectrogram):
