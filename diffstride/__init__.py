@@ -26,8 +26,9 @@ from diffstride.models import (  # noqa: F401
     audio_tagger,
     residual,
 )
-from diffstride.surgery.conversion import learn_strides, to_integer_strides
 from diffstride.surgery.freeze import freeze
+from diffstride.surgery.learn_strides import learn_strides
+from diffstride.surgery.to_integer_strides import to_integer_strides
 from diffstride.training import (  # noqa: F401
     objectives,
     schedules,

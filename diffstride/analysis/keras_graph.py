@@ -87,6 +87,26 @@ def nodes(function):
         yield from (node for node in by_depth[depth] if not node.is_input)
 
 
+def output_specs(node, specs):
+    """What a call would put out if it was given tensors of other shapes.
+
+    Args:
+        node: one of `nodes`.
+        specs: a `keras.KerasTensor` for the `id` of each tensor it is called
+            on.
+
+    Returns:
+        A list of a `keras.KerasTensor` for each output.
+    """
+    args, kwargs = node.arguments.fill_in(specs)
+    return tree.flatten(node.operation.compute_output_spec(*args, **kwargs))
+
+
+def maker(tensor):
+    """The operation that a symbolic tensor is an output of."""
+    return tensor._keras_history.operation
+
+
 def users(model):
     """What takes the output of each operation, and None for the model's own."""
     found = collections.defaultdict(list)
@@ -95,9 +115,9 @@ def users(model):
             for operation, inner in users(node.operation).items():
                 found[operation] += inner
         for tensor in node.input_tensors:
-            found[tensor._keras_history.operation].append(node.operation)
+            found[maker(tensor)].append(node.operation)
     for tensor in graph(model).outputs:
-        found[tensor._keras_history.operation].append(None)
+        found[maker(tensor)].append(None)
     return found
 
 

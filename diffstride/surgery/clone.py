@@ -5,7 +5,8 @@ inside of models, Sequential ones among them, and the state of the layers.
 """
 
 import keras
-from keras import tree
+import numpy as np
+from keras import ops, tree
 
 from diffstride.analysis.keras_graph import (
     check_graph,
@@ -23,7 +24,8 @@ def clone(model, replace, call=None, input_shape=None, specialize=False):
         model: a Functional model, or a Sequential one that is built.
         replace: function from a layer to the one that takes its place.
         call: function `(layer, replacement, *args, **kwargs)` that calls the
-            replacement of a layer. Defaults to a plain call.
+            replacement of a layer. The inputs are the first of `args`. Defaults
+            to a plain call.
         input_shape: shape of an example, for a model with one input. Defaults
             to the shapes that the model has.
         specialize: whether models inside of this one take the sizes they are
@@ -44,6 +46,8 @@ def clone(model, replace, call=None, input_shape=None, specialize=False):
         return replacements[layer]
 
     def call_function(layer, *args, **kwargs):
+        if not args and "inputs" in kwargs:
+            args = (kwargs.pop("inputs"),)
         if is_graph(layer):
             if layer not in models:
                 examples = args[0] if specialize else graph(layer).input
@@ -101,27 +105,38 @@ def _examples(inputs, input_shape):
 def carry_state(source, target):
     """Sets a layer, and all layers in it, to the state of another.
 
-    Learned strides are carried where both have as many of them.
+    Learned strides are carried if both have as many of them.
     """
-    strides, others = _stateful(source)
-    target_strides, target_others = _stateful(target)
+    strides, others = _states(source)
+    target_strides, target_others = _states(target)
     pairs = list(zip(others, target_others, strict=True))
     if len(strides) == len(target_strides):
         pairs += zip(strides, target_strides, strict=True)
-    for old, new in pairs:
-        # As saving and loading do: a layer may do more than set its weights.
-        store = {}
-        old.save_own_variables(store)
-        new.load_own_variables(store)
+    for (_, state), (layer, _) in pairs:
+        # JAX would let both models have the same arrays, and Keras deletes the
+        # arrays of a model when it trains it: so take copies.
+        layer.load_own_variables(
+            {
+                name: np.array(ops.convert_to_numpy(value))
+                for name, value in state.items()
+            }
+        )
 
 
-def _stateful(layer):
-    """The layers with weights of their own: DiffStride layers, and others."""
+def _states(layer):
+    """Layers that have a state of their own, each with what it saves.
+
+    Returns:
+        Pairs of DiffStride layers, and pairs of all others.
+    """
     strides, others = [], []
     # An operation in a graph, such as an addition, is not a layer.
     if isinstance(layer, keras.layers.Layer):
-        for inner in [layer, *sublayers(layer)]:
-            if inner._trainable_variables or inner._non_trainable_variables:
+        for inner in (layer, *sublayers(layer)):
+            state = {}
+            if inner.built:
+                inner.save_own_variables(state)
+            if state:
                 learns = isinstance(inner, BaseDiffStride)
-                (strides if learns else others).append(inner)
+                (strides if learns else others).append((inner, state))
     return strides, others

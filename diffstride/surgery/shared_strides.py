@@ -1,10 +1,12 @@
-"""Which layers with strides must have the same ones, as their branches meet.
+"""Which layers with strides must share them, because their branches meet.
 
-The resolution of a tensor is the list of the strided layers it went through.
-Where tensors meet, in an addition or a concatenation, their lists must be
-alike, and layers in the same place of them must have the same strides.
+A map that went through layers with strides is described by its steps: the list
+of these layers. Where maps meet, in an addition or a concatenation, they must
+have taken as many steps, and the layers in the same place of their lists must
+have the same strides from then on, so that the maps keep one size.
 """
 
+import keras
 import numpy as np
 from keras import layers
 
@@ -12,6 +14,7 @@ from diffstride.analysis.keras_graph import (
     graph,
     is_graph,
     nodes,
+    output_specs,
     sublayers,
 )
 from diffstride.layers.base_pooling import BaseSpectralPooling
@@ -23,100 +26,159 @@ POOLINGS = (layers.MaxPooling2D, layers.AveragePooling2D, SpatialPooling)
 # Layers that own a pooling slot.
 WITH_SLOT = (ResidualLayer, ResnetBlock)
 
-# What a map, of a size that is learned, cannot enter.
-_FLATTENING = ("Flatten", "Reshape", "Ravel")
+# Layers whose output has a size of its own, whatever the size of their input.
+_FIXED_SIZE = (
+    layers.GlobalAveragePooling1D,
+    layers.GlobalAveragePooling2D,
+    layers.GlobalMaxPooling1D,
+    layers.GlobalMaxPooling2D,
+    layers.Resizing,
+)
+# Operations that reduce axes. Keras has no common base class of theirs.
+_REDUCTIONS = ("Amax", "Amin", "Max", "Mean", "Min", "Std", "Sum", "Var")
+_FLATTENING = ("Flatten", "Ravel")
+# The output of these has as many points as their first input. The others may
+# have any number of points.
+_PRODUCTS = (
+    "AdditiveAttention",
+    "Attention",
+    "Dot",
+    "Einsum",
+    "GroupedQueryAttention",
+    "Matmul",
+    "MultiHeadAttention",
+)
+
+
+# Stands for the size of a map that a model leaves open. Strides divide it.
+_ANY_SIZE = 2**6 * 3 * 5
 
 
 def strided(operation):
-    """Whether something in a graph downsamples by strides that are fixed."""
+    """Whether an operation in a graph downsamples maps by fixed strides."""
     if isinstance(operation, CONVOLUTIONS + POOLINGS):
-        return operation.strides != (1, 1)
+        return tuple(operation.strides) != (1, 1)
     if not isinstance(operation, WITH_SLOT):
         return False
     is_spectral = any(
         isinstance(layer, BaseSpectralPooling) for layer in sublayers(operation)
     )
-    strides = tuple(np.broadcast_to(operation.strides, 2))
+    strides = tuple(np.broadcast_to(operation.get_config()["strides"], 2))
     return strides != (1, 1) and not is_spectral
 
 
+def data_format_of(layer):
+    """Data format of a layer for which `strided` holds."""
+    if isinstance(layer, WITH_SLOT):
+        return "channels_first" if layer.channels_first else "channels_last"
+    return layer.data_format
+
+
 class SharedStrides:
-    """The strided layers of a model, in groups that must share their strides.
+    """The layers with strides of a model, in groups that must share them.
 
     Args:
         model: a Functional model, or a Sequential one that is built.
 
     Attributes:
-        shapes: the shape of the input of each layer.
+        input_shapes: for each of the layers, the shape that it is called on, or
+            the first one if there are several.
     """
 
     def __init__(self, model):
-        self.shapes = {}
+        self.input_shapes = {}
         self._name = model.name
         self._leaders = {}
+        inputs = graph(model).inputs
         self._follow(
             model,
-            [() if len(x.shape) == 4 else None for x in graph(model).inputs],
+            [() if len(x.shape) == 4 else None for x in inputs],
+            [_with_known_size(x) for x in inputs],
         )
 
     def __contains__(self, layer):
         return layer in self._leaders
 
+    def __iter__(self):
+        return iter(self._leaders)
+
     def __len__(self):
         return len(self._leaders)
 
     def leader(self, layer):
-        """The layer that stands for all with which this one shares strides."""
+        """The layer that stands for the group of a layer."""
         while self._leaders[layer] is not layer:
             layer = self._leaders[layer]
         return layer
 
-    def _follow(self, model, resolutions):
-        """Resolutions of the outputs of a model from those of its inputs."""
-        known = dict(
-            zip(map(id, graph(model).inputs), resolutions, strict=True)
-        )
-        for node in nodes(model):
-            given = [known[id(tensor)] for tensor in node.input_tensors]
-            if is_graph(node.operation):
-                made = self._follow(node.operation, given)
-            else:
-                made = [self._resolution(node, given)] * len(node.outputs)
-            known.update(zip(map(id, node.outputs), made, strict=True))
-        return [known[id(tensor)] for tensor in graph(model).outputs]
+    def _follow(self, model, input_steps, input_specs):
+        """Steps and specs of the outputs of a model from those of its inputs.
 
-    def _resolution(self, node, resolutions):
-        """Of the output of a call; None for anything but a map."""
+        The specs know the sizes with which a model inside of another is called,
+        even if the inner one takes any size.
+        """
+        inputs, outputs = graph(model).inputs, graph(model).outputs
+        steps = dict(zip(map(id, inputs), input_steps, strict=True))
+        specs = dict(zip(map(id, inputs), input_specs, strict=True))
+        for node in nodes(model):
+            given = [id(tensor) for tensor in node.input_tensors]
+            given_steps = [steps[key] for key in given]
+            given_specs = [specs[key] for key in given]
+            if is_graph(node.operation):
+                made_steps, made_specs = self._follow(
+                    node.operation, given_steps, given_specs
+                )
+            else:
+                made_specs = [
+                    _with_known_size(x) for x in output_specs(node, specs)
+                ]
+                made_steps = [
+                    self._steps(node, given_steps, given_specs[0].shape)
+                ] * len(made_specs)
+            made = [id(tensor) for tensor in node.outputs]
+            steps.update(zip(made, made_steps, strict=True))
+            specs.update(zip(made, made_specs, strict=True))
+        return tuple(
+            [known[id(tensor)] for tensor in outputs]
+            for known in (steps, specs)
+        )
+
+    def _steps(self, node, given, input_shape):
+        """Steps of the output of a call, or None if its size is its own.
+
+        A tensor of three axes or more may be a map, or the points of a map in
+        one row. A matrix has no axis that could follow the strides.
+        """
         operation = node.operation
-        resolution = self._meet(operation, resolutions)
-        if type(operation).__name__ in _FLATTENING and any(
-            layer in self for layer in resolution or ()
-        ):
-            raise ValueError(
-                "`model` must not flatten or reshape a map of a learned size: "
-                "let it end in global pooling, as with `include_top=False, "
-                "pooling='avg'` in `keras.applications`. Received: "
-                f"model={self._name} with layer '{operation.name}'"
-            )
-        if len(node.outputs[0].shape) != 4:
+        if type(operation).__name__ in _PRODUCTS:
+            steps = given[0]
+        else:
+            steps = self._meet(operation, given)
+        learned = [layer for layer in steps or () if layer in self]
+        if learned:
+            data_format = data_format_of(learned[0])
+            if _has_fixed_size(node, data_format):
+                return None
+            self._check_shape_follows(node, data_format)
+        if len(node.outputs[0].shape) < 3:
             return None
         if strided(operation):
             self._leaders.setdefault(operation, operation)
-            self.shapes[operation] = node.input_tensors[0].shape
-            return (*(resolution or ()), operation)
+            self.input_shapes.setdefault(operation, input_shape)
+            return (*(steps or ()), operation)
         if isinstance(operation, BaseSpectralPooling):
-            return (*(resolution or ()), operation)
+            return (*(steps or ()), operation)
         enlarged = _enlargement(operation)
         if enlarged != (1, 1):
-            # Two such steps are alike where they enlarge by the same.
-            return (*(resolution or ()), enlarged)
-        return resolution
+            # Two such steps are alike if they enlarge by the same factors.
+            return (*(steps or ()), enlarged)
+        return steps
 
-    def _meet(self, operation, resolutions):
-        resolutions = [known for known in resolutions if known is not None]
-        if not resolutions:
+    def _meet(self, operation, given):
+        given = [steps for steps in given if steps is not None]
+        if not given:
             return None
-        first, *others = resolutions
+        first, *others = given
         for other in others:
             if len(first) != len(other) or not all(map(_alike, first, other)):
                 raise ValueError(
@@ -131,6 +193,73 @@ class SharedStrides:
                     self._leaders[self.leader(two)] = self.leader(one)
         return first
 
+    def _check_shape_follows(self, node, data_format):
+        """Raises an error if a call needs maps of a size that is fixed."""
+        operation = node.operation
+        kind = type(operation).__name__
+        if kind in _FLATTENING or (
+            kind == "Reshape" and not _follows(node, data_format)
+        ):
+            raise ValueError(
+                "`model` must not flatten or reshape a map of a learned size: "
+                "let it end in global pooling, as with `include_top=False, "
+                "pooling='avg'` in `keras.applications`, and reshape to "
+                "`(-1, channels)`. Received: "
+                f"model={self._name} with layer '{operation.name}'"
+            )
+
+
+def _with_known_size(tensor):
+    batch, *shape = tensor.shape
+    if len(shape) != 3:
+        return tensor
+    shape = [_ANY_SIZE if size is None else size for size in shape]
+    return keras.KerasTensor((batch, *shape), tensor.dtype)
+
+
+def _has_fixed_size(node, data_format):
+    """Whether the size of the output does not depend on that of the map."""
+    operation = node.operation
+    if isinstance(operation, _FIXED_SIZE):
+        return True
+    if type(operation).__name__ not in _REDUCTIONS:
+        return False
+    if operation.axis is None:
+        return True
+    rank = len(node.input_tensors[0].shape)
+    reduced = {axis % rank for axis in np.atleast_1d(operation.axis)}
+    return reduced >= set(_spatial_axes(rank, data_format))
+
+
+def _spatial_axes(rank, data_format):
+    """Axes of a map. Points in a row are `(batch, points, channels)`."""
+    if rank == 3 or data_format == "channels_last":
+        return range(1, rank - 1)
+    return range(2, rank)
+
+
+def _follows(node, data_format):
+    """Whether a reshape only moves the points of a map, whatever its size.
+
+    It does if one size is left open, which is not the number of channels, and
+    the other sizes multiply to that number.
+    """
+    operation = node.operation
+    if isinstance(operation, layers.Reshape):
+        shape = operation.target_shape
+    else:
+        shape = operation.newshape[1:]
+    input_shape = node.input_tensors[0].shape
+    first = _spatial_axes(len(input_shape), data_format)[0] == 2
+    channels = input_shape[1 if first else -1]
+    others = shape[1:] if first else shape[:-1]
+    fixed = [size for size in shape if size not in (-1, None)]
+    return (
+        len(fixed) == len(shape) - 1
+        and any(size in (-1, None) for size in others)
+        and np.prod(fixed) == channels
+    )
+
 
 def _enlargement(operation):
     if isinstance(operation, layers.UpSampling2D):
@@ -141,19 +270,19 @@ def _enlargement(operation):
 
 
 def _alike(one, two):
-    """Whether two steps of a resolution can be one and the same."""
+    """Whether two steps can be one and the same."""
     if one is two or isinstance(one, tuple):
         return one == two
     return (
         isinstance(one, CONVOLUTIONS + POOLINGS)
         and isinstance(two, CONVOLUTIONS + POOLINGS)
-        and one.strides == two.strides
+        and tuple(one.strides) == tuple(two.strides)
     )
 
 
-def _described(resolution):
-    steps = [
+def _described(steps):
+    names = [
         f"enlargement by {step}" if isinstance(step, tuple) else step.name
-        for step in resolution
+        for step in steps
     ]
-    return f"[{', '.join(steps)}]"
+    return f"[{', '.join(names)}]"

@@ -1,12 +1,21 @@
-"""Tests of models that are made to learn their strides, and back."""
+"""Tests of models that are made to learn their strides."""
 
 import functools
+import itertools
 
 import keras
 import numpy as np
 import pytest
-import tiny
 from keras import ops
+from surgery_models import (
+    branches,
+    conv,
+    images,
+    network,
+    outputs,
+    set_strides,
+    strides_of,
+)
 
 from diffstride import (
     DiffStride,
@@ -17,14 +26,11 @@ from diffstride import (
     to_integer_strides,
 )
 from diffstride.analysis.learned_layers import learned_layers
+from diffstride.analysis.operations import count_macs
 from diffstride.models.residual import ResidualLayer
 from diffstride.models.resnet import Resnet
 
 layers = keras.layers
-
-
-def images(*shape):
-    return np.random.default_rng(0).normal(size=shape).astype("float32")
 
 
 def waves(size):
@@ -32,46 +38,6 @@ def waves(size):
     angle = 2 * np.pi * np.arange(size) / size
     wave = 0.3 + np.cos(angle) + 0.5 * np.sin(2 * angle)
     return (wave[:, None] * wave[None, :] + 1)[None, :, :, None]
-
-
-def outputs(model, inputs):
-    return ops.convert_to_numpy(model(inputs, training=False))
-
-
-def strides_of(model):
-    return {
-        layer.name: ops.convert_to_numpy(layer.strides).tolist()
-        for layer in learned_layers(model)
-    }
-
-
-def set_strides(model, strides):
-    for layer in learned_layers(model):
-        layer.strides.assign(np.broadcast_to(strides, layer.strides.shape))
-        layer.refresh_sizes()
-
-
-def network(*body, shape=(16, 16, 1)):
-    return keras.Sequential([keras.Input(shape), *body])
-
-
-def branches(main, shortcut, meet=layers.Add, shape=(16, 16, 4)):
-    """A model whose two branches meet, on top of a convolution."""
-    inputs = keras.Input(shape)
-    stem = layers.Conv2D(4, 3, padding="same", name="stem")(inputs)
-    ends = []
-    for branch in (main, shortcut):
-        x = stem
-        for layer in branch:
-            x = layer(x)
-        ends.append(x)
-    x = layers.GlobalAveragePooling2D()(meet()(ends))
-    return keras.Model(inputs, x)
-
-
-def conv(strides, name, **kwargs):
-    kwargs = {"padding": "same", "kernel_size": 3, **kwargs}
-    return layers.Conv2D(4, strides=strides, name=name, **kwargs)
 
 
 APPLICATIONS = {
@@ -250,12 +216,122 @@ def test_slow_changes_come_out_as_with_strides(body):
     np.testing.assert_allclose(got, expected, atol=1e-5 * expected.max())
 
 
+# The pooling, valid convolutions and heads that each of them has.
+ROUND_TRIPS = [
+    ("MobileNet", 64, {"alpha": 0.25, "classes": 5}),
+    ("MobileNetV3Small", 64, {"classes": 5}),
+    ("InceptionV3", 75, {"include_top": False, "pooling": "avg"}),
+    *(
+        pytest.param(
+            *(name, size, {"include_top": False, "pooling": "avg"}),
+            marks=pytest.mark.slow,
+        )
+        for name, size in [
+            ("Xception", 71),
+            ("NASNetMobile", 64),
+            ("InceptionResNetV2", 75),
+        ]
+    ),
+]
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("name, size, arguments", ROUND_TRIPS)
+def test_the_way_there_and_back_is_the_same_network(name, size, arguments):
+    build = getattr(keras.applications, name)
+    model = build(input_shape=(size, size, 3), weights=None, **arguments)
+    if "classes" in arguments:
+        # Without the softmax, under which all classes are about as likely.
+        model.layers[-1].activation = keras.activations.linear
+    learned = learn_strides(model)
+    assert len(learned_layers(learned)) == 5
+    x = images(2, size, size, 3)
+    expected = outputs(model, x)
+    assert outputs(learned, x).shape == expected.shape
+    integer = to_integer_strides(learned)
+    np.testing.assert_allclose(
+        outputs(integer, x), expected, atol=1e-6 * np.abs(expected).max()
+    )
+    assert count_macs(integer) == count_macs(model)
+
+
+KINDS = {
+    "convolution": functools.partial(layers.Conv2D, 1),
+    "maximum": layers.MaxPooling2D,
+    "average": layers.AveragePooling2D,
+    "spatial": lambda window, **kwargs: SpatialPooling(
+        pool_size=window, pool_mode="max", **kwargs
+    ),
+}
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 4])
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_windows_start_where_they_started(kind, padding, window):
+    for size, stride in itertools.product([9, 10, 11, 12], [2, 3]):
+        layer = KINDS[kind](window, strides=stride, padding=padding, name="a")
+        model = network(layer, shape=(size, size, 1))
+        # Below zero, where a padding with zeros would be a maximum.
+        x = images(1, size, size, 1) - 5
+        expected = outputs(model, x)
+        learned = learn_strides(model)
+        # Every so many points are those of the model.
+        windows = keras.Model(learned.input, learned.get_layer("a").output)
+        points = outputs(windows, x)[:, ::stride, ::stride]
+        np.testing.assert_allclose(points, expected, atol=1e-6)
+        np.testing.assert_allclose(
+            outputs(to_integer_strides(learned), x), expected, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("size", [17, 20, 21])
+def test_branches_agree_in_size_however_they_pad(size):
+    inputs = keras.Input((size, size, 2))
+    x = layers.Conv2D(2, 3, strides=2, padding="valid")(inputs)
+    ends = [
+        layers.MaxPooling2D(3, strides=2, padding="valid")(x),
+        layers.Conv2D(2, 3, strides=2, padding="valid")(x),
+        layers.Conv2D(2, 3, strides=2, padding="valid")(
+            layers.Conv2D(2, 3, padding="same")(x)
+        ),
+    ]
+    x = layers.Concatenate()(ends)
+    ends = [
+        layers.MaxPooling2D(3, strides=2, padding="same")(x),
+        layers.Conv2D(6, 1, strides=2, padding="valid")(x),
+    ]
+    x = layers.GlobalMaxPooling2D()(layers.Add()(ends))
+    model = keras.Model(inputs, x)
+    learned = learn_strides(model)
+    assert len(learned_layers(learned)) == 3
+    x = images(2, size, size, 2)
+    np.testing.assert_allclose(
+        outputs(to_integer_strides(learned), x), outputs(model, x), atol=1e-5
+    )
+    for strides in [(2, 2), (1.3, 2.4), (2.9, 1)]:
+        set_strides(learned, strides)
+        assert np.isfinite(outputs(learned, x)).all()
+
+
+def test_valid_layers_leave_the_sizes_that_they_left():
+    model = network(
+        layers.Conv2D(1, 3, strides=2),
+        layers.Conv2D(1, 3),
+        layers.MaxPooling2D(3, strides=2),
+        shape=(39, 47, 1),
+    )
+    x = images(1, 39, 47, 1)
+    assert outputs(model, x).shape == (1, 8, 10, 1)
+    assert outputs(learn_strides(model), x).shape == (1, 8, 10, 1)
+
+
 @pytest.mark.parametrize(
     "layer",
     [
         layers.MaxPooling2D(2),
         layers.AveragePooling2D(3, strides=2, padding="same"),
-        SpatialPooling((2, 3)),
+        SpatialPooling(pool_size=(2, 3), strides=(2, 3)),
     ],
 )
 def test_pooling_keeps_constants(layer):
@@ -295,6 +371,67 @@ def test_an_activation_comes_after_the_stride():
     )
 
 
+def test_new_layers_follow_the_dtype_policy_of_their_neighbour():
+    model = network(
+        conv(2, "a", activation="relu", kernel_size=5, dtype="mixed_bfloat16"),
+        layers.MaxPooling2D(3, 2, padding="same", dtype="mixed_bfloat16"),
+    )
+    learned = learn_strides(model)
+    assert [
+        (type(layer).__name__, layer.dtype_policy.name)
+        for layer in learned.layers[1:]
+    ] == [
+        ("ZeroPadding2D", "mixed_bfloat16"),
+        ("Conv2D", "mixed_bfloat16"),
+        ("DiffStride", "mixed_bfloat16"),
+        ("Activation", "mixed_bfloat16"),
+        ("PaddedPooling2D", "mixed_bfloat16"),
+        ("DiffStride", "mixed_bfloat16"),
+    ]
+    assert learned.output.dtype == "bfloat16"
+    assert outputs(learned, images(1, 16, 16, 1)).shape == (1, 4, 4, 4)
+
+
+def test_new_names_are_not_those_of_other_layers():
+    model = network(
+        conv(2, "a", activation="relu"),
+        layers.ReLU(name="a_activation"),
+        layers.ReLU(name="a_stride"),
+        layers.ReLU(name="a_stride_1"),
+        layers.ReLU(name="a_padding"),
+    )
+    names = {layer.name for layer in learn_strides(model).layers}
+    assert {"a_activation_1", "a_stride_2", "a_padding_1"} < names
+
+
+def test_a_layer_that_is_called_twice():
+    inputs = keras.Input((16, 16, 1))
+    shared = conv(2, "a", activation="relu")
+    ends = [
+        layers.GlobalMaxPooling2D()(shared(x)) for x in (inputs, inputs * -1)
+    ]
+    model = keras.Model(inputs, layers.Concatenate()(ends))
+    learned = learn_strides(model)
+    assert list(strides_of(learned)) == ["a_stride"]
+    x = images(2, 16, 16, 1)
+    np.testing.assert_allclose(
+        outputs(to_integer_strides(learned), x), outputs(model, x), atol=1e-6
+    )
+
+
+def test_inputs_by_keyword():
+    inputs = keras.Input((16, 16, 1))
+    inner = network(conv(2, "b"), shape=(None, None, 4))
+    x = layers.GlobalMaxPooling2D()(inner(inputs=conv(2, "a")(inputs=inputs)))
+    model = keras.Model(inputs, x)
+    learned = learn_strides(model)
+    assert list(strides_of(learned)) == ["a_stride", "b_stride"]
+    x = images(2, 16, 16, 1)
+    np.testing.assert_allclose(
+        outputs(to_integer_strides(learned), x), outputs(model, x), atol=1e-6
+    )
+
+
 def test_the_pooling_layer_is_the_users_choice():
     model = network(conv(2, "a"), layers.GlobalAveragePooling2D())
     layer = learn_strides(
@@ -328,47 +465,6 @@ def test_residual_blocks_of_this_package():
     )
 
 
-def test_learned_strides_of_a_resnet_become_integers():
-    model = Resnet(
-        filters=2, strides=(1, 1, 2), num_layers=1, pooling_cls=DiffStride
-    )
-    set_strides(model, (1.6, 2.5))
-    blocks = to_integer_strides(model).layers
-    strides = [b.strides for b in blocks if b.name.startswith("block")]
-    assert list(map(tuple, strides)) == [(2, 3)] * 2
-
-
-def test_a_shortcut_without_a_convolution_keeps_single_points():
-    inputs = keras.Input((12, 12, 1))
-    pool = DiffStride(2, norm="forward", ramp="inside", name="pool")
-    x = layers.Conv2D(1, 3, padding="same", name="a")(inputs)
-    model = keras.Model(inputs, layers.Add()([pool(x), pool(inputs)]))
-    set_strides(model, (2.2, 2.8))
-    integer = to_integer_strides(model)
-    integer.get_layer("a").kernel.assign(np.zeros((3, 3, 1, 1)))
-    x = images(2, 12, 12, 1)
-    np.testing.assert_array_equal(outputs(integer, x), x[:, ::2, ::3])
-
-
-def test_a_convolution_with_other_users_keeps_its_size():
-    inputs = keras.Input((12, 12, 1))
-    x = layers.Conv2D(1, 3, padding="same", name="a")(inputs)
-    y = layers.GlobalMaxPooling2D()(x)
-    z = layers.GlobalMaxPooling2D()(DiffStride(2)(x))
-    integer = to_integer_strides(keras.Model(inputs, [y, z]))
-    assert integer.get_layer("a").strides == (1, 1)
-    y, z = (ops.convert_to_numpy(y) for y in integer(images(2, 12, 12, 1)))
-    assert (y >= z).all()
-
-
-def test_unequal_strides_of_a_depthwise_convolution():
-    model = network(
-        layers.DepthwiseConv2D(3, padding="same"), DiffStride((1.2, 2.9))
-    )
-    integer = to_integer_strides(model)
-    assert outputs(integer, images(1, 16, 16, 1)).shape == (1, 16, 6, 1)
-
-
 def test_a_converted_model_reloads(tmp_path):
     model = learn_strides(
         branches([conv(2, "a", activation="relu")], [conv(2, "c")])
@@ -379,11 +475,74 @@ def test_a_converted_model_reloads(tmp_path):
     np.testing.assert_array_equal(outputs(reloaded, x), outputs(model, x))
 
 
-@pytest.mark.parametrize("flatten", [layers.Flatten(), layers.Reshape((-1,))])
+@pytest.mark.parametrize(
+    "head",
+    [
+        [layers.GlobalAveragePooling2D(keepdims=True), layers.Flatten()],
+        [layers.GlobalMaxPooling2D(keepdims=True), layers.Reshape((2, 2))],
+        [
+            layers.GlobalAveragePooling2D(keepdims=True),
+            layers.Conv2D(3, 1),
+            layers.Flatten(),
+            layers.Dense(2),
+        ],
+        [lambda x: ops.mean(x, axis=(1, 2), keepdims=True), layers.Flatten()],
+        [lambda x: ops.max(x, axis=[-2, -3]), layers.Dense(2)],
+        [layers.Resizing(4, 4), layers.Flatten(), layers.Dense(2)],
+        [layers.Reshape((-1, 4)), layers.GlobalMaxPooling1D()],
+        [
+            layers.Reshape((-1, 1, 4)),
+            layers.Reshape((-1, 4)),
+            layers.GlobalAveragePooling1D(keepdims=True),
+            layers.Flatten(),
+        ],
+    ],
+)
+def test_heads_that_take_maps_of_any_size(head):
+    inputs = keras.Input((16, 16, 1))
+    x = conv(2, "a")(inputs)
+    for layer in head:
+        x = layer(x)
+    model = keras.Model(inputs, x)
+    learned = learn_strides(model)
+    set_strides(learned, (1.3, 2.6))
+    x = images(2, 16, 16, 1)
+    assert outputs(learned, x).shape == outputs(model, x).shape
+
+
+def test_attention_to_the_points_of_a_map():
+    inputs = keras.Input((16, 16, 1))
+    x = conv(2, "a")(inputs)
+    small = layers.Reshape((-1, 4))(conv(2, "b")(x))
+    x = layers.Reshape((-1, 4))(x)
+    # A map asks another of another size, and is added to what it gets.
+    attended = layers.MultiHeadAttention(2, 4)(query=x, value=small)
+    x = layers.GlobalAveragePooling1D()(layers.Add()([x, attended]))
+    learned = learn_strides(keras.Model(inputs, x))
+    assert list(strides_of(learned)) == ["a_stride", "b_stride"]
+    set_strides(learned, (1.3, 2.6))
+    assert outputs(learned, images(2, 16, 16, 1)).shape == (2, 4)
+
+
+@pytest.mark.parametrize(
+    "flatten",
+    [
+        [layers.Flatten()],
+        [layers.Reshape((-1,))],
+        [layers.Reshape((64, 4))],
+        [layers.Reshape((4, -1))],
+        [layers.Reshape((-1, 4)), layers.Flatten()],
+        [lambda x: ops.reshape(x, (-1, 64, 4))],
+        [lambda x: ops.mean(x, axis=1), layers.Flatten()],
+    ],
+)
 def test_flattening_a_learned_size_is_an_error(flatten):
-    model = network(conv(2, "a"), flatten)
+    inputs = keras.Input((16, 16, 1))
+    x = conv(2, "a")(inputs)
+    for layer in flatten:
+        x = layer(x)
     with pytest.raises(ValueError, match="must not flatten .* global pooling"):
-        learn_strides(model)
+        learn_strides(keras.Model(inputs, x))
 
 
 def test_vgg16_with_its_classifier_is_an_error():
@@ -418,9 +577,20 @@ def test_a_model_without_strides_is_an_error():
         to_integer_strides(model)
 
 
-def test_strides_out_of_reach_are_an_error():
-    with pytest.raises(ValueError, match="`model` must have its DiffStride"):
-        to_integer_strides(network(tiny.Owner()))
+def test_strides_of_one_axis_are_an_error_that_names_them():
+    model = network(
+        layers.Conv1D(2, 3, strides=2, name="first"),
+        layers.Conv1D(2, 3),
+        layers.MaxPooling1D(2, name="second"),
+        shape=(16, 1),
+    )
+    with pytest.raises(
+        ValueError, match="two axes .*: first, second have one axis or three"
+    ):
+        learn_strides(model)
+    model = network(layers.Conv3D(2, 2, 2, name="c"), shape=(8, 8, 8, 1))
+    with pytest.raises(ValueError, match="none: c have one axis or three"):
+        learn_strides(model)
 
 
 @pytest.mark.parametrize("convert", [learn_strides, to_integer_strides])

@@ -1,0 +1,128 @@
+"""Max and average pooling with padding that does not count."""
+
+import functools
+import math
+
+import keras
+from keras import ops
+
+from diffstride.validation import (
+    check_choice,
+    check_data_format,
+    check_two_integers,
+)
+
+
+@keras.saving.register_keras_serializable(package="diffstride")
+class PaddedPooling2D(keras.layers.Layer):
+    """Max or average pooling of a map with any padding around it.
+
+    `padding="same"` of a Keras layer chooses the padding by size and strides.
+    Here it is an argument, so that the windows start where they are told to.
+    As in a Keras layer, the padding is never the maximum, and an average is
+    over the points of the map alone. If there is more padding than a window
+    takes, the rest of it mirrors the border of the map.
+
+    `diffstride.learn_strides` makes this layer where a pooling without strides
+    must see the windows of one with strides.
+
+    Args:
+        pool_size: integer, or tuple of two. Size of the window.
+        strides: integer, or tuple of two. Steps of the window.
+        padding: two tuples of two, points before and after the map: `((top,
+            bottom), (left, right))`.
+        pool_mode: `"average"` or `"max"`.
+        data_format: `"channels_last"`, `"channels_first"` or None. Defaults to
+            `keras.config.image_data_format()`.
+
+    Input shape:
+        `(batch, height, width, channels)` with `"channels_last"`,
+        `(batch, channels, height, width)` with `"channels_first"`.
+
+    Output shape:
+        That of the input, with one point for each window.
+
+    Example:
+
+    >>> layer = PaddedPooling2D(3, padding=((0, 2), (0, 2)), pool_mode="max")
+    >>> tuple(layer(np.zeros((1, 16, 12, 3))).shape)
+    (1, 16, 12, 3)
+    """
+
+    def __init__(
+        self,
+        pool_size,
+        strides=1,
+        padding=((0, 0), (0, 0)),
+        pool_mode="average",
+        data_format=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.pool_size = check_two_integers(pool_size, "pool_size")
+        self.strides = check_two_integers(strides, "strides")
+        self.padding = tuple(map(tuple, padding))
+        if [len(pair) for pair in self.padding] != [2, 2] or any(
+            points < 0 for pair in self.padding for points in pair
+        ):
+            raise ValueError(
+                "`padding` must be `((top, bottom), (left, right))`, each of 0 "
+                f"or more. Received: padding={padding}"
+            )
+        self.pool_mode = check_choice(
+            pool_mode, "pool_mode", ("average", "max")
+        )
+        self.data_format = check_data_format(data_format)
+        self.input_spec = keras.layers.InputSpec(ndim=4)
+        first = 1 if self.data_format == "channels_last" else 2
+        self._axes = (first, first + 1)
+
+    def call(self, inputs):
+        pool = functools.partial(
+            ops.max_pool if self.pool_mode == "max" else ops.average_pool,
+            pool_size=self.pool_size,
+            strides=self.strides,
+            padding="valid",
+            data_format=self.data_format,
+        )
+        outside = self._pad_width(outside=True)
+        if any(map(any, outside)):
+            inputs = ops.pad(inputs, outside, "symmetric")
+        pad_width = self._pad_width(outside=False)
+        if self.pool_mode == "max":
+            return pool(ops.pad(inputs, pad_width, constant_values=-math.inf))
+        # The share of each window that lies on the map.
+        share = pool(ops.pad(ops.ones_like(inputs[:1]), pad_width))
+        return pool(ops.pad(inputs, pad_width)) / share
+
+    def _pad_width(self, outside):
+        """Padding of all axes: what windows can take, or what is outside."""
+        pad_width = [(0, 0)] * 4
+        for axis, pair, size in zip(
+            self._axes, self.padding, self.pool_size, strict=True
+        ):
+            taken = [min(points, size - 1) for points in pair]
+            if outside:
+                taken = [a - b for a, b in zip(pair, taken, strict=True)]
+            pad_width[axis] = tuple(taken)
+        return pad_width
+
+    def compute_output_shape(self, input_shape):
+        output_shape = list(input_shape)
+        for axis, pair, size, stride in zip(
+            self._axes, self.padding, self.pool_size, self.strides, strict=True
+        ):
+            if input_shape[axis] is not None:
+                starts = input_shape[axis] + sum(pair) - size
+                output_shape[axis] = starts // stride + 1
+        return tuple(output_shape)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "pool_size": self.pool_size,
+            "strides": self.strides,
+            "padding": self.padding,
+            "pool_mode": self.pool_mode,
+            "data_format": self.data_format,
+        }

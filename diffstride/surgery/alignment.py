@@ -1,0 +1,103 @@
+"""Padding with which a layer without strides sees the windows of before.
+
+Without its stride, a convolution or pooling makes a point for every start of a
+window, and DiffStride resamples these. Three things must hold so that the
+result can stand for the original:
+
+- The first window starts where it started. Otherwise the map is moved against
+  others that it meets.
+- With `padding="same"` the size is kept. With `padding="valid"` there are as
+  many points as the stride times the points of the original, so that resampling
+  by the initial stride leaves as many as before.
+- Layers that share their stride make the same number of points, as they meet.
+"""
+
+from diffstride.surgery.shared_strides import POOLINGS, WITH_SLOT
+
+
+def aligned_paddings(shared):
+    """Padding of each layer with strides, once its strides are 1.
+
+    Args:
+        shared: the `SharedStrides` of a model.
+
+    Returns:
+        A dict from each layer to `((top, bottom), (left, right))`. Layers with
+        a pooling slot are left out, as they pad by themselves.
+    """
+    windows = {
+        layer: _windows(layer, shared.input_shapes[layer])
+        for layer in shared
+        if not isinstance(layer, WITH_SLOT)
+    }
+    groups = {}
+    for layer in windows:
+        groups.setdefault(shared.leader(layer), []).append(layer)
+    paddings = {}
+    for group in groups.values():
+        # The windows of all layers along the height, then along the width.
+        axes = zip(*(windows[layer] for layer in group), strict=True)
+        by_axis = [_paddings_of_axis(axis) for axis in axes]
+        for layer, *padding in zip(group, *by_axis, strict=True):
+            paddings[layer] = tuple(padding)
+    return paddings
+
+
+def same_padding(layer):
+    """What `padding="same"` stands for once the strides are 1."""
+    return tuple(
+        ((window - 1) // 2, window // 2) for window in window_of(layer)
+    )
+
+
+def window_of(layer):
+    """Height and width of the windows of a convolution or pooling."""
+    is_pooling = isinstance(layer, POOLINGS)
+    return tuple(layer.pool_size if is_pooling else layer.kernel_size)
+
+
+class _Windows:
+    """The windows of a layer along one axis."""
+
+    def __init__(self, size, window, stride, is_same):
+        self._size, self._window = size, window
+        if is_same:
+            count = -(-size // stride)
+            padding = (count - 1) * stride + window - size
+            self._before = max(padding, 0) // 2
+            self.points = size
+        else:
+            count = (size - window) // stride + 1
+            self._before = 0
+            self.points = count * stride
+            # DiffStride leaves an odd number of points of an odd number alone.
+            if count % 2 and stride % 2 == 0 and self.points > self._starts():
+                self.points -= 1
+
+    def _starts(self):
+        """Number of starts of a window without padding after the map."""
+        return self._size + self._before - self._window + 1
+
+    def padding(self, points):
+        """Padding before and after the map with which there are `points`."""
+        return self._before, points - self._starts()
+
+
+def _windows(layer, input_shape):
+    """The windows of a layer along height and width."""
+    first = 1 if layer.data_format == "channels_last" else 2
+    return [
+        _Windows(size, window, stride, layer.padding == "same")
+        for size, window, stride in zip(
+            input_shape[first : first + 2],
+            window_of(layer),
+            layer.strides,
+            strict=True,
+        )
+    ]
+
+
+def _paddings_of_axis(windows):
+    """Padding along one axis of layers that share their strides."""
+    points = max(one.points for one in windows)
+    return [one.padding(points) for one in windows]
