@@ -39,6 +39,7 @@ from diffstride.training import (
     trainer,
 )
 from diffstride.training.average_precision import MeanAveragePrecision
+from diffstride.training.workdir import Configuration
 from diffstride.validation import ConfigError
 
 _CONFIGURABLES = {
@@ -218,7 +219,8 @@ def operative_config():
     """The configuration in effect, complaining about what had none.
 
     Returns:
-        A gin file with all parameters of all that was called, one on a line.
+        A `Configuration`. Its text is a gin file with all parameters of all
+        that was called, one on a line.
     """
     unused = []
     for name in unused_bindings():
@@ -238,7 +240,7 @@ def operative_config():
         )
     text = gin.operative_config_str(max_line_length=10**6)
     # Gin underlines its headings over the whole length of a line.
-    return re.sub(r"={80,}", 78 * "=", text)
+    return Configuration(re.sub(r"={80,}", 78 * "=", text))
 
 
 def unused_bindings():

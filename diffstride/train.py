@@ -8,7 +8,7 @@ Gin files are looked for in the working directory, in the checkout, and in its
 gin file, the configuration of `--workdir` is taken.
 
 Several processes train together under JAX: each is given the same command, and
-its number (see `diffstride.training.distribution.joined`).
+its number (see `diffstride.training.processes.joined`).
 """
 
 import pathlib
@@ -17,7 +17,7 @@ import gin
 from absl import app, flags
 
 from diffstride import configurables
-from diffstride.training import distribution
+from diffstride.training import processes
 from diffstride.validation import ConfigError
 
 FLAGS = flags.FLAGS
@@ -49,7 +49,7 @@ flags.DEFINE_integer("process_index", None, "Number of this one, from 0.")
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {' '.join(argv[1:])}")
-    with distribution.joined(
+    with processes.joined(
         FLAGS.coordinator_address, FLAGS.process_count, FLAGS.process_index
     ):
         try:

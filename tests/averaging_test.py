@@ -13,23 +13,24 @@ from diffstride.training.averaging import average_checkpoints
 from diffstride.training.checkpoints import Checkpoints
 
 
-def test_weights_are_averaged_and_nothing_else(tmp_path):
-    checkpoints = Checkpoints(tmp_path, keep=3)
+def test_weights_of_epochs_are_averaged_and_nothing_else(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=3, epoch_steps=2)
     assert average_checkpoints(checkpoints) is None
-    for step in (1, 2, 3, 6):
+    for step in (2, 3, 4, 6, 7, 8, 9):
         arrays = {
             "model/0": np.full(4, step, "float32"),
             "model/1": np.array([step], "uint32"),
             "optimizer/0": np.array(float(step)),
         }
-        checkpoints.save(step, arrays, {"epoch": step}, best_step=1)
-    assert checkpoints.steps() == [1, 2, 3, 6]
-    for count, mean in [(None, 11 / 3), (2, 4.5), (9, 3.0)]:
-        arrays, state = average_checkpoints(checkpoints, count)
-        assert state == {"epoch": 6}
+        checkpoints.save(step, arrays, {"epoch": step // 2}, best_step=2)
+    # Those within an epoch do not push out the ends of epochs.
+    assert checkpoints.steps() == [2, 4, 6, 7, 8, 9]
+    for count, expected in [(None, [4, 6, 8]), (2, [6, 8]), (9, [4, 6, 8])]:
+        arrays, state, steps = average_checkpoints(checkpoints, count)
+        assert state == {"epoch": 4} and steps == expected
         assert arrays["model/0"].dtype == np.float32
-        np.testing.assert_allclose(arrays["model/0"], mean, rtol=1e-6)
-        assert arrays["model/1"] == 6 and arrays["optimizer/0"] == 6
+        np.testing.assert_allclose(arrays["model/0"], np.mean(steps), 1e-6)
+        assert arrays["model/1"] == 8 and arrays["optimizer/0"] == 8
 
 
 def test_evaluation_of_a_run(tmp_path):
@@ -45,6 +46,9 @@ def test_evaluation_of_a_run(tmp_path):
     trainer.train(**arguments)
     found = trainer.train(**arguments, mode="eval", eval_checkpoint="average")
     checkpoints = Checkpoints(tmp_path / "checkpoints", keep=3)
+    assert found["checkpoint"] == [
+        f"checkpoint-{step:09d}.npz" for step in (6, 12, 18)
+    ]
     assert len(checkpoints.steps()) == 3
     loaded = [checkpoints.load(step)[0] for step in checkpoints.steps()]
     data = tiny.dataset()

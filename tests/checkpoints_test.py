@@ -1,4 +1,5 @@
 import errno
+import functools
 import os
 
 import keras
@@ -46,6 +47,24 @@ def test_keeps_the_latest_and_the_best(checkpoints, tmp_path):
     checkpoints.save(6, arrays(6), {}, best_step=6)
     assert checkpoints.steps() == [5, 6]
     assert checkpoints.load(step=5)[0]["count"] == 5
+
+
+def test_foreign_files_are_passed_over(checkpoints):
+    checkpoints.directory.mkdir()
+    foreign = [
+        "checkpoint-best.npz",
+        "checkpoint-7.npz",
+        "checkpoint-000000009 (copy).npz",
+        "notes.tmp",
+    ]
+    for name in foreign:
+        (checkpoints.directory / name).write_text("mine")
+    assert checkpoints.load() is None
+    for step in (1, 2, 3):
+        checkpoints.save(step, arrays(step), {})
+    assert checkpoints.steps() == [2, 3]
+    assert checkpoints.load()[0]["count"] == 3
+    assert set(foreign) < set(os.listdir(checkpoints.directory))
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty"])
@@ -156,3 +175,39 @@ def test_a_checkpoint_of_another_model_is_refused():
     wide.compile("sgd", "mse")
     with pytest.raises(ValueError, match="predictions/kernel.*the shape"):
         checkpoints_lib.restore_model(wide, saved, ("model",))
+
+
+def dense_model(*names):
+    model = keras.Sequential(
+        [keras.Input((3,)), *(keras.layers.Dense(3, name=n) for n in names)]
+    )
+    model.compile("sgd", "mse")
+    return model
+
+
+def test_weights_are_found_by_their_paths():
+    model = dense_model("first", "second")
+    saved = checkpoints_lib.model_arrays(model)
+    paths = checkpoints_lib.variable_paths(model)
+    restore = functools.partial(
+        checkpoints_lib.restore_model, arrays=saved, groups=("model",)
+    )
+    # Another order, as where a builder makes its layers in another one.
+    other = keras.Sequential([keras.Input((3,))], name=model.name)
+    for name in ("second", "first"):
+        other.add(keras.layers.Dense(3, name=name))
+    other.compile("sgd", "mse")
+    restore(other, paths=paths)
+    for name in ("first", "second"):
+        np.testing.assert_array_equal(
+            other.get_layer(name).kernel, model.get_layer(name).kernel
+        )
+    # Names that Keras gives depend on what the process has made before.
+    restore(dense_model("first", "second_7"), paths=paths)
+    message = (
+        "has a variable `.*/second/kernel` where this .* `.*/third/kernel`"
+    )
+    with pytest.raises(ValueError, match=message):
+        restore(dense_model("first", "third"), paths=paths)
+    # Earlier checkpoints know no paths.
+    restore(dense_model("first", "third"), paths=None)

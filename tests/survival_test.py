@@ -194,16 +194,16 @@ def whole(tmp_path_factory):
 
 def test_terminated_and_damaged(whole, tmp_path):
     checkpoints = Checkpoints(tmp_path / "checkpoints")
-    previous = signal.getsignal(signal.SIGTERM)
-    for moment, saved in [
-        ({"step": 9}, 9),
-        ({"validation_of_epoch": 1}, 12),
+    for moment, number, saved in [
+        ({"step": 9}, signal.SIGTERM, 9),
+        ({"validation_of_epoch": 1}, signal.SIGINT, 12),
     ]:
-        terminate = At(lambda: signal.raise_signal(signal.SIGTERM), **moment)
+        previous = signal.getsignal(number)
+        end = At(functools.partial(signal.raise_signal, number), **moment)
         with pytest.raises(SystemExit) as exit_info:
-            train(tmp_path, [terminate])
-        assert exit_info.value.code == 128 + signal.SIGTERM
-        assert signal.getsignal(signal.SIGTERM) == previous
+            train(tmp_path, [end])
+        assert exit_info.value.code == 128 + number
+        assert signal.getsignal(number) == previous
         assert checkpoints.steps()[-1] == saved
     # Without the latest checkpoint, the one before holds; and a line that was
     # written before a kill, but not the checkpoint after it, is forgotten.

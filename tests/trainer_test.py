@@ -1,8 +1,7 @@
 import dataclasses
+import errno
 import functools
 import json
-import multiprocessing
-import os
 
 import keras
 import numpy as np
@@ -13,11 +12,12 @@ from diffstride.data.dataset import Batches, Dataset
 from diffstride.models.audio_cnn import audio_cnn
 from diffstride.training import (
     plots,
+    results,
     schedules,
     trainer,
 )
 from diffstride.training.checkpoints import Checkpoints
-from diffstride.training.workdir import ConfigError
+from diffstride.training.workdir import ConfigError, Configuration
 
 
 def train(workdir, **kwargs):
@@ -120,13 +120,15 @@ def test_a_whole_run(tmp_path, capsys):
     for name in ("accuracy", "top5_accuracy"):
         np.testing.assert_allclose(latest[name], expected[name], rtol=1e-6)
         np.testing.assert_allclose(result[name], expected[name], rtol=1e-6)
-    assert latest["epoch"] == 3
+    place = {"epoch": 3, "step": 18, "checkpoint": "checkpoint-000000018.npz"}
+    assert latest | place | {"data": "tiny", "split": "test"} == latest
     assert (
         json.loads((tmp_path / "run" / "evaluation.json").read_text()) == latest
     )
     best = evaluate(eval_checkpoint="best")
     accuracies = [row["val_accuracy"] for row in history]
     assert best["epoch"] == 1 + int(np.argmax(accuracies))
+    assert best["step"] == 6 * best["epoch"]
     np.testing.assert_allclose(best["accuracy"], max(accuracies), rtol=1e-6)
 
 
@@ -285,56 +287,6 @@ def test_a_schedule_of_keras_counts_steps(tmp_path):
     np.testing.assert_allclose(rates, [0.02, 0.005, 0.005])
 
 
-def train_on_two_devices(workdir):
-    import tensorflow as tf
-
-    tf.config.set_logical_device_configuration(
-        tf.config.list_physical_devices("CPU")[0],
-        [tf.config.LogicalDeviceConfiguration()] * 2,
-    )
-    for name, devices in [("one", None), ("two", ["CPU:0", "CPU:1"])]:
-        train(
-            os.path.join(workdir, name),
-            model=model_without_batch_statistics,
-            devices=devices,
-            learning_rate=0.1,
-            complexity_weight=1.0,
-        )
-
-
-def model_without_batch_statistics(num_output_classes, input_shape):
-    model = tiny.model(num_output_classes, input_shape, rate=0.0)
-    layers = [
-        layer
-        for layer in model.layers
-        if not isinstance(layer, keras.layers.BatchNormalization)
-    ]
-    return keras.Sequential([keras.Input(input_shape), *layers])
-
-
-@pytest.mark.tensorflow
-def test_two_devices_train_like_one(tmp_path):
-    process = multiprocessing.get_context("forkserver").Process(
-        target=train_on_two_devices, args=(str(tmp_path),)
-    )
-    process.start()
-    process.join()
-    assert process.exitcode == 0
-    one, two = (
-        [
-            json.loads(line)
-            for line in (tmp_path / name / "history.jsonl").open()
-        ]
-        for name in ("one", "two")
-    )
-    for row, other in zip(one, two, strict=True):
-        for name in ("loss", "accuracy", "val_loss"):
-            np.testing.assert_allclose(row[name], other[name], rtol=1e-4)
-        np.testing.assert_allclose(
-            row["strides"]["pooling"], other["strides"]["pooling"], rtol=1e-5
-        )
-
-
 def test_data_that_the_model_would_misread(tmp_path):
     several = dataclasses.replace(tiny.dataset(), is_multi_label=True)
     with pytest.raises(ConfigError, match="`loss` must be given"):
@@ -359,3 +311,32 @@ def test_data_that_are_not_there(tmp_path):
 
     with pytest.raises(TypeError, match="unsupported operand"):
         train(tmp_path, dataset=mistaken)
+
+
+def evaluate_with(workdir, text, **kwargs):
+    config = functools.partial(Configuration, text)
+    return train(workdir, mode="eval", config=config, **kwargs)
+
+
+def test_evaluation_takes_no_other_configuration(tmp_path):
+    train(tmp_path, config=functools.partial(Configuration, "norm = 1\n"))
+    evaluate_with(tmp_path, "norm = 1\n")
+    before = (tmp_path / "evaluation.json").read_text()
+    with pytest.raises(ConfigError, match="there: norm = 1\n  now:   norm = 2"):
+        evaluate_with(tmp_path, "norm = 2\n")
+    assert (tmp_path / "evaluation.json").read_text() == before
+
+
+def test_evaluation_in_a_read_only_directory(
+    tmp_path, monkeypatch, capsys, caplog
+):
+    train(tmp_path)
+
+    def read_only(path, write):
+        raise OSError(errno.EROFS, "Read-only file system.")
+
+    monkeypatch.setattr(results, "write_atomically", read_only)
+    capsys.readouterr()
+    result = train(tmp_path, mode="eval")
+    assert json.loads(capsys.readouterr().out) == result
+    assert "Read-only file system. The result is only printed." in caplog.text

@@ -3,12 +3,12 @@ import sys
 
 import pytest
 
-from diffstride.training.workdir import ConfigError, claimed
+from diffstride.training.workdir import ConfigError, Configuration, claimed
 
 CLAIM = """
 import os, sys
-from diffstride.training.workdir import claimed
-with claimed(sys.argv[1]):
+from diffstride.training.workdir import Configuration, claimed
+with claimed(sys.argv[1], Configuration()):
     print("claimed", flush=True)
     os.fork()
     sys.stdin.read()
@@ -16,7 +16,7 @@ with claimed(sys.argv[1]):
 
 
 def claim(directory, config="", **kwargs):
-    with claimed(directory, config, **kwargs):
+    with claimed(directory, Configuration(config), **kwargs):
         return (directory / "config.gin").exists()
 
 

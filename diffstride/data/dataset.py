@@ -36,6 +36,7 @@ class Dataset:
             name of a head to them; None where they have none.
         is_multi_label: Whether an example may be of several classes at once.
         sample_rate: Samples per second of sounds; None for other examples.
+        test_split: Name of the split to test on.
     """
 
     train: Callable[..., Iterable]
@@ -48,6 +49,7 @@ class Dataset:
     class_names: tuple | dict[str, tuple] | None = None
     is_multi_label: bool = False
     sample_rate: int | None = None
+    test_split: str = "test"
 
 
 class Batches(keras.utils.PyDataset):

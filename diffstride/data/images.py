@@ -172,7 +172,9 @@ def tfds_images(
             **options,
             **batching,
         )
-        return dataclasses.replace(data, class_names=source.class_names)
+        return dataclasses.replace(
+            data, class_names=source.class_names, test_split=test_split
+        )
     if num_train_examples is not None:
         raise ValueError(
             "`num_train_examples` must be None for a streamed set; take a "
@@ -208,6 +210,7 @@ def tfds_images(
         num_classes=source.num_classes,
         name=name,
         class_names=source.class_names,
+        test_split=test_split,
     )
 
 

@@ -4,7 +4,7 @@ import numpy as np
 
 
 def average_checkpoints(checkpoints, count=None):
-    """Averages the weights of the latest checkpoints.
+    """Averages the weights after each of the latest epochs.
 
     Args:
         checkpoints: a `diffstride.training.checkpoints.Checkpoints`.
@@ -12,15 +12,15 @@ def average_checkpoints(checkpoints, count=None):
             (`keep_checkpoints` of the trainer), not counting an earlier best.
 
     Returns:
-        `(arrays, state)` of the latest checkpoint, with the mean of its weights
-        and of those before; None where there is no checkpoint.
+        `(arrays, state, steps)`: the latest of these checkpoints, with the mean
+        of the weights, and the steps of all of them; None where there is none.
 
     References:
         - Gong et al., [PSLA: improving audio tagging with pretraining,
           sampling, labeling, and aggregation](
           https://arxiv.org/abs/2102.01243), 2021, section III-F.
     """
-    steps = checkpoints.steps()[-(count or checkpoints.keep) :]
+    steps = checkpoints.epoch_ends()[-(count or checkpoints.keep) :]
     if not steps:
         return None
     arrays, state = checkpoints.load(steps[-1])
@@ -36,4 +36,4 @@ def average_checkpoints(checkpoints, count=None):
             weights[name] += others[name] / len(steps)
     for name, mean in weights.items():
         arrays[name] = mean.astype(arrays[name].dtype)
-    return arrays, state
+    return arrays, state, steps

@@ -12,7 +12,7 @@ from keras import ops
 from diffstride.analysis.learned_layers import learned_layers
 from diffstride.analysis.operations import layer_costs
 from diffstride.analysis.resolution import resolution
-from diffstride.training import distribution
+from diffstride.training import processes
 from diffstride.training.checkpoints import write_atomically
 
 
@@ -98,7 +98,7 @@ class Recorder(keras.callbacks.Callback):
 
     def write(self):
         """Makes the file say what the progress says, and no more."""
-        if not distribution.is_first():
+        if not processes.is_first():
             return
         lines = [json.dumps(row) + "\n" for row in self._progress.history]
         write_atomically(

@@ -9,11 +9,12 @@ import numpy as np
 from absl import logging
 from keras import ops
 
-from diffstride.training import distribution
+from diffstride.training import processes
 from diffstride.training.checkpoints import (
     model_arrays,
     restore_model,
     to_numpy,
+    variable_paths,
 )
 
 
@@ -33,6 +34,7 @@ class Progress:
         finished: Whether the training is over, and these are its final
             weights.
         callbacks: For each callback of the user, what it has remembered.
+        paths: The paths of all variables, by group.
     """
 
     epoch: int = 0
@@ -44,6 +46,7 @@ class Progress:
     stopped: bool = False
     finished: bool = False
     callbacks: list = dataclasses.field(default_factory=list)
+    paths: dict | None = None
 
 
 class Checkpointing(keras.callbacks.Callback):
@@ -88,13 +91,14 @@ class Checkpointing(keras.callbacks.Callback):
 
     def restore(self, model, arrays):
         """Puts a model where it was, the metrics of an epoch half done too."""
-        restore_model(model, arrays, groups=("model", "optimizer"))
+        paths = self._progress.paths
+        restore_model(model, arrays, ("model", "optimizer"), paths)
         self._saved_callbacks = [
             _with_arrays(state, arrays, index)
             for index, state in enumerate(self._progress.callbacks)
         ]
         if self._progress.step:
-            restore_model(model, arrays, groups=("metrics",))
+            restore_model(model, arrays, ("metrics",), paths)
             self._metrics = _values(model.metrics_variables)
 
     def on_train_begin(self, logs=None):
@@ -159,7 +163,7 @@ class Checkpointing(keras.callbacks.Callback):
         return {"epoch": self._progress.epoch, "step": step, "value": value}
 
     def _save(self, seconds=None):
-        if not distribution.is_first():
+        if not processes.is_first():
             return
         progress = self._progress
         progress.seconds = (
@@ -176,6 +180,7 @@ class Checkpointing(keras.callbacks.Callback):
                     "No checkpoint: `%s` is not finite.", variable.path
                 )
                 return
+        progress.paths = variable_paths(self.model)
         progress.callbacks = []
         for index, (callback, fresh) in enumerate(
             zip(self._callbacks, self._fresh_callbacks, strict=True)

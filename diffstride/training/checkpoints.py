@@ -5,9 +5,11 @@ under its name only once it is complete on the disk, and the checksums of its
 archive tell when that is no longer so.
 """
 
+import contextlib
 import json
 import os
 import pathlib
+import re
 import zipfile
 import zlib
 
@@ -32,7 +34,8 @@ def write_atomically(path, write):
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # Of a read-only file system.
+            temporary.unlink(missing_ok=True)
         reason = error.strerror or error
         raise OSError(
             error.errno, f"{path} could not be written: {reason}."
@@ -49,8 +52,9 @@ class Checkpoints:
 
     Args:
         directory: where they are, or will be.
-        keep: integer. How many of the latest to keep; the best one is kept
-            besides.
+        keep: integer. How many of the latest to keep, and how many of those
+            at the end of an epoch; the best one is kept besides.
+        epoch_steps: integer. Steps in an epoch.
 
     Example:
 
@@ -62,23 +66,30 @@ class Checkpoints:
     (array([1., 1., 1.]), 2)
     """
 
-    def __init__(self, directory, keep=2):
+    def __init__(self, directory, keep=2, epoch_steps=1):
         if keep < 1:
             raise ValueError(
                 f"`keep` must be at least 1. Received: keep={keep}"
             )
         self.directory = pathlib.Path(directory)
         self.keep = keep
+        self.epoch_steps = epoch_steps
 
     def path(self, step):
         return self.directory / f"checkpoint-{step:09d}.npz"
 
     def steps(self):
         """The steps at which there are checkpoints, in order."""
-        return sorted(
-            int(path.stem.split("-")[1])
+        matches = (
+            re.fullmatch(r"checkpoint-(\d{9,})\.npz", path.name)
             for path in self.directory.glob("checkpoint-*.npz")
         )
+        return sorted(int(match[1]) for match in matches if match)
+
+    def epoch_ends(self):
+        """The steps of the latest checkpoints at the end of an epoch."""
+        ends = [step for step in self.steps() if step % self.epoch_steps == 0]
+        return ends[-self.keep :]
 
     def save(self, step, arrays, state, best_step=None):
         """Writes a checkpoint and removes those no longer needed.
@@ -104,10 +115,11 @@ class Checkpoints:
             raise OSError(
                 error.errno, f"{error.strerror} {self._where_it_goes_on()}"
             ) from error
-        for old in self.steps()[: -self.keep]:
-            if old != best_step:
+        needed = {best_step, *self.epoch_ends(), *self.steps()[-self.keep :]}
+        for old in self.steps():
+            if old not in needed:
                 self.path(old).unlink(missing_ok=True)
-        for unfinished in self.directory.glob("*.tmp"):
+        for unfinished in self.directory.glob("checkpoint-*.npz.tmp"):
             unfinished.unlink()  # Left by a kill.
         return path
 
@@ -176,24 +188,38 @@ def model_arrays(model):
     return arrays
 
 
-def restore_model(model, arrays, groups):
+def variable_paths(model):
+    """The paths of the variables of a model, group by group."""
+    return {
+        group: [variable.path for variable in variables]
+        for group, variables in _groups(model).items()
+    }
+
+
+def restore_model(model, arrays, groups, paths=None):
     """Assigns what `model_arrays` returned to groups of variables of a model.
 
     Args:
         model: a built and compiled Keras model.
         arrays: dict of NumPy arrays.
         groups: names out of `"model"`, `"optimizer"` and `"metrics"`.
+        paths: what `variable_paths` returned for the saved model. None for a
+            checkpoint that does not know them: then the order tells.
     """
     for group in groups:
         variables = _groups(model)[group]
         saved = _group(arrays, group)
+        saved_paths = (paths or {}).get(group)
+        if saved_paths is None:
+            saved_paths = [variable.path for variable in variables]
         if len(saved) != len(variables):
             raise ValueError(
                 f"The checkpoint has {len(saved)} variables of the {group}, "
                 f"this configuration {len(variables)}."
             )
-        for index, variable in enumerate(variables):
-            value = saved[str(index)]
+        places = _places(saved_paths, [variable.path for variable in variables])
+        for variable, place in zip(variables, places, strict=True):
+            value = saved[str(place)]
             if value.shape != tuple(variable.shape):
                 raise ValueError(
                     f"`{variable.path}` has the shape {tuple(variable.shape)} "
@@ -204,6 +230,27 @@ def restore_model(model, arrays, groups):
         return
     for index, layer in enumerate(learned_layers(model)):
         layer.load_own_variables(_group(arrays, f"layer{index}"))
+
+
+def _places(saved_paths, paths):
+    """For each variable, where it stands among the saved ones."""
+    if len(set(saved_paths)) == len(paths) and set(saved_paths) == set(paths):
+        return [saved_paths.index(path) for path in paths]
+    for saved_path, path in zip(saved_paths, paths, strict=True):
+        if _without_numbers(saved_path) != _without_numbers(path):
+            raise ValueError(
+                f"The checkpoint has a variable `{saved_path}` where this "
+                f"configuration has `{path}`: it is one of another model."
+            )
+    return range(len(paths))
+
+
+def _without_numbers(path):
+    """A path without the numbers that Keras gives to names by default.
+
+    They depend on how many layers the process has made before.
+    """
+    return re.sub(r"_\d+(?=[_/]|$)", "", path)
 
 
 def _groups(model):

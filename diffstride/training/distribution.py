@@ -1,129 +1,25 @@
 """Training on many devices, and on those of many processes.
 
 On TensorFlow the GPUs of one machine train in step, each on its share of a
-batch. Under JAX so do all devices of one or more processes, on one host or
-more: each process makes its own rows of every batch, all hold the same weights,
-and the first one alone writes.
+batch. Under JAX so do all devices of one or more processes.
 """
 
 import contextlib
 import dataclasses
 import functools
 import inspect
-import os
-import signal
-import sys
-import threading
-import traceback
+import platform
 
 import keras
 import numpy as np
 
+from diffstride.analysis.keras_graph import sublayers
+from diffstride.training.processes import (
+    gather,
+    process_count,
+    process_index,
+)
 from diffstride.validation import ConfigError
-
-# A process that was silent for so long counts as lost.
-_HEARTBEAT_SECONDS = 60
-
-
-def process_index():
-    return _jax().process_index() if _on_jax() else 0
-
-
-def process_count():
-    return _jax().process_count() if _on_jax() else 1
-
-
-def is_first():
-    """Whether this is the process that writes."""
-    return process_index() == 0
-
-
-def agree(value):
-    """The integer that the first process has."""
-    if process_count() == 1:
-        return value
-    from jax.experimental import multihost_utils
-
-    return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
-
-
-@contextlib.contextmanager
-def joined(coordinator_address=None, process_count=None, process_index=None):
-    """Makes this process one of several that train together, where asked to.
-
-    It waits for the others. Arguments left out are taken from the environment:
-    from Keras's `KERAS_DISTRIBUTION_JOB_ADDRESSES`, `..._NUM_PROCESSES` and
-    `..._PROCESS_ID`, or from Slurm within a step of several tasks. Where there
-    are none, the process trains by itself.
-
-    An error of one process is the end of all: it leaves at once, and the
-    others notice within about a minute.
-
-    Args:
-        coordinator_address: string. Host and port of the first process, the
-            same for all.
-        process_count: integer. Number of processes.
-        process_index: integer. Number of this one, from 0.
-    """
-    settings = _settings(coordinator_address, process_count, process_index)
-    address, count, index = settings
-    in_slurm = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1
-    asked = any(setting is not None for setting in settings)
-    if count == 1 or not (asked or (in_slurm and _on_jax())):
-        yield
-        return
-    if not _on_jax():
-        raise ValueError(
-            "Several processes train together with KERAS_BACKEND=jax only. "
-            f"Received: process_count={count}, process_index={index}"
-        )
-    if None in settings and not in_slurm:
-        raise ValueError(
-            "`coordinator_address`, `process_count` and `process_index` must "
-            "be given together. Received: "
-            f"coordinator_address={address!r}, process_count={count}, "
-            f"process_index={index}"
-        )
-    _jax().distributed.initialize(
-        *settings, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS
-    )
-    try:
-        yield
-    except BaseException as error:
-        # All processes exit with a signal's number, one alone with a message.
-        if not isinstance(error, SystemExit) or isinstance(error.code, str):
-            _leave(error)
-        raise
-    finally:
-        _jax().distributed.shutdown()  # Waits for the others.
-
-
-def _settings(*arguments):
-    names = "JOB_ADDRESSES", "NUM_PROCESSES", "PROCESS_ID"
-    values = [
-        os.environ.get(f"KERAS_DISTRIBUTION_{name}") if value is None else value
-        for name, value in zip(names, arguments, strict=True)
-    ]
-    address, *numbers = values
-    address = address and address.split(",")[0]  # Keras takes all of them.
-    return address, *(n if n is None else int(n) for n in numbers)
-
-
-def _leave(error):
-    """Ends the process at once: an orderly end would wait for the others."""
-    if isinstance(error, SystemExit):
-        print(error.code, file=sys.stderr)
-    else:
-        traceback.print_exception(error)
-        print(
-            f"Process {process_index()} of {process_count()} ends: it failed, "
-            "or it lost another one (see above). The others end within about a "
-            "minute; then the same command goes on from the last checkpoint.",
-            file=sys.stderr,
-        )
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(1)
 
 
 def load(dataset, seed):
@@ -144,7 +40,8 @@ def load(dataset, seed):
         "process_index": process_index(),
         "process_count": process_count(),
     }
-    # Always given where taken, lest a configuration depend on them.
+    # Given to one process too, so that the configuration of the run does not
+    # depend on the number of processes.
     if not share.keys() <= inspect.signature(dataset).parameters.keys():
         if process_count() > 1:
             raise ValueError(
@@ -171,19 +68,122 @@ def scope(devices=None):
 
     Returns:
         A function that makes the context to do it in.
+
+    Raises:
+        ConfigError: where there is no such device.
     """
+    names = _names(devices)
+    if devices is None and len(names) < 2:
+        return contextlib.nullcontext
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        gpus = [gpu.name for gpu in tf.config.list_logical_devices("GPU")]
-        if devices is None and len(gpus) < 2:
-            return contextlib.nullcontext
-        return tf.distribute.MirroredStrategy(devices or gpus).scope
-    if _on_jax() and (devices or len(keras.distribution.list_devices()) > 1):
+        return tf.distribute.MirroredStrategy(names).scope
+    if keras.backend.backend() == "jax":
         return keras.distribution.DataParallel(
             devices=devices, auto_shard_dataset=False
         ).scope
     return contextlib.nullcontext
+
+
+def count_devices(devices=None):
+    """The number of devices that `scope` trains on, of all processes."""
+    return max(1, len(_names(devices)))
+
+
+def device_kind():
+    """What kind of device trains, like `"NVIDIA H100 80GB HBM3"`."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.devices()[0].device_kind
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        for gpu in tf.config.list_physical_devices("GPU"):
+            details = tf.config.experimental.get_device_details(gpu)
+            return details.get("device_name", "GPU")
+    return platform.machine()
+
+
+def _names(devices):
+    """The devices that are asked for or, by default, those to train on."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        _let_memory_grow()
+        there = [each.name for each in tf.config.list_logical_devices()]
+        default = [name for name in there if "GPU" in name]
+    else:
+        there = default = keras.distribution.list_devices()
+    if devices is None:
+        return default
+    known = {_short(name) for name in there}
+    if (
+        not isinstance(devices, (list, tuple))
+        or not devices
+        or not all(_short(name) in known for name in devices)
+    ):
+        raise ConfigError(
+            f"`devices` must be None or a list of names out of {sorted(known)}."
+            f" Received: devices={devices!r}"
+        )
+    return list(devices)
+
+
+def _short(name):
+    return str(name).lower().lstrip("/").removeprefix("device:")
+
+
+def _let_memory_grow():
+    """Lets TensorFlow take the memory of a GPU as it needs it, not all at once.
+
+    So several processes can share a GPU.
+    """
+    import tensorflow as tf
+
+    for gpu in tf.config.list_physical_devices("GPU"):
+        # Too late once TensorFlow has used the GPU, or where it hides it.
+        with contextlib.suppress(RuntimeError, ValueError):
+            tf.config.experimental.set_memory_growth(gpu, True)
+
+
+@contextlib.contextmanager
+def synchronized(model):
+    """Lets batch normalisation see whole batches, on several GPUs too.
+
+    On TensorFlow each device would take the statistics of its own share of a
+    batch, so that the number of devices would change what is trained. Under JAX
+    they are always those of the whole batch.
+    """
+    layers = [
+        layer
+        for layer in sublayers(model)
+        if isinstance(layer, keras.layers.BatchNormalization)
+    ]
+    before = [layer.synchronized for layer in layers]
+    if keras.backend.backend() == "tensorflow" and _replicas() > 1:
+        for layer in layers:
+            layer.synchronized = True
+    try:
+        yield
+    finally:
+        # A saved model must load on backends that do not know the option.
+        for layer, value in zip(layers, before, strict=True):
+            layer.synchronized = value
+
+
+def _replicas():
+    """The number of devices of this process in the scope."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.distribute.get_strategy().num_replicas_in_sync
+    distribution = keras.distribution.distribution()
+    if distribution is None:
+        return 1
+    return distribution.num_model_replicas // process_count()
 
 
 def divide(data):
@@ -196,34 +196,26 @@ def divide(data):
     Args:
         data: a `diffstride.data.dataset.Dataset`.
     """
-    distribution = keras.distribution.distribution()
-    if distribution is None:
+    devices, processes = _replicas(), process_count()
+    if devices * processes == 1:
         return data
-    processes = process_count()
-    devices = distribution.num_model_replicas // processes
-
-    def checked(batches):
-        for batch in batches:
-            rows = _count_rows(batch)
-            if rows % devices:
-                raise ValueError(
-                    "`batch_size` must be a multiple of the number of devices. "
-                    f"Received: batch_size={rows * processes} on "
-                    f"{devices * processes} devices"
-                )
-            yield batch
-
-    def train(epoch, start_step=0):
-        return _InOrder(
-            lambda: checked(data.train(epoch, start_step)),
-            data.train_steps - start_step,
+    rows = _count_rows(next(iter(data.train(0))))
+    if rows % devices:
+        every = devices * processes
+        batch_size = rows * processes
+        below = batch_size // every * every
+        choices = f"{below} or {below + every}" if below else f"{every}"
+        raise ConfigError(
+            f"`batch_size` must be a multiple of the {every} devices: bind "
+            f"{choices} to it, or fewer devices to `train.train.devices`. "
+            f"Received: batch_size={batch_size}"
         )
 
     @functools.cache
     def plan_test():
         """Rows of each test batch here, and the weight of an example."""
         rows = np.array([_count_rows(batch) for batch in data.test()], "int32")
-        rows = _gather(rows)
+        rows = gather(rows)
         even = -(-rows.max(axis=0) // devices) * devices
         return even, processes * even.sum() / rows.sum()
 
@@ -235,7 +227,7 @@ def divide(data):
         plan = plan_test()
         return _InOrder(lambda: filled_up(data.test(), *plan), len(plan[0]))
 
-    return dataclasses.replace(data, train=train, test=test)
+    return dataclasses.replace(data, test=test)
 
 
 class _InOrder(keras.utils.PyDataset):
@@ -253,15 +245,6 @@ class _InOrder(keras.utils.PyDataset):
         if index == 0:
             self._batches = iter(self._iterate())
         return next(self._batches)
-
-
-def _gather(values):
-    """Values of all processes, `(processes, ...)`."""
-    if process_count() == 1:
-        return values[np.newaxis]
-    from jax.experimental import multihost_utils
-
-    return np.asarray(multihost_utils.process_allgather(values))
 
 
 def _count_rows(batch):
@@ -286,59 +269,3 @@ def _fill_up(batch, size, weight):
         keras.tree.map_structure(repeat, y),
         keras.tree.map_structure(pad, weights),
     )
-
-
-@contextlib.contextmanager
-def termination():
-    """Notes the first SIGTERM; a second one acts as ever.
-
-    Of several processes all are asked to end at the same step, whichever of
-    them was sent the signal.
-
-    Yields:
-        A function that tells which signal asks to end, or None. Each process
-        must call it equally often.
-    """
-    if process_count() > 1:
-        yield _AgreedTermination()
-        return
-    received = None
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: None  # Python handles signals in its main thread only.
-        return
-
-    def note(number, frame):
-        nonlocal received
-        received = number
-        signal.signal(signal.SIGTERM, previous)
-
-    previous = signal.signal(signal.SIGTERM, note)
-    try:
-        yield lambda: received
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
-class _AgreedTermination:
-    """JAX catches the signal, and spreads the word."""
-
-    def __init__(self):
-        self._calls = 0
-
-    def __call__(self):
-        from jax.experimental import multihost_utils
-
-        self._calls += 1
-        if multihost_utils.reached_preemption_sync_point(self._calls):
-            return signal.SIGTERM
-        return None
-
-
-def _on_jax():
-    return keras.backend.backend() == "jax"
-
-
-def _jax():
-    import jax
-
-    return jax

@@ -2,8 +2,10 @@
 
 import json
 
+from absl import logging
+
 from diffstride.analysis.resolution import learned_strides
-from diffstride.training import distribution, plots
+from diffstride.training import plots, processes
 from diffstride.training.averaging import average_checkpoints
 from diffstride.training.checkpoints import restore_model, write_atomically
 
@@ -24,21 +26,54 @@ def evaluate(run, which):
             f"There is no checkpoint to evaluate in {run.checkpoints.directory}"
         )
     arrays, state = loaded
+    steps = [run.checkpoints.steps()[-1]]
     if which == "best" and state["best"]:
-        arrays, state = run.checkpoints.load(state["best"]["step"])
+        steps = [state["best"]["step"]]
+        arrays, state = run.checkpoints.load(steps[0])
     if which == "average":
-        arrays, state = average_checkpoints(run.checkpoints)
-    restore_model(run.model, arrays, groups=("model",))
-    result = run.model.evaluate(
+        arrays, state, steps = average_checkpoints(run.checkpoints)
+    restore_model(run.model, arrays, ("model",), state.get("paths"))
+    metrics = run.model.evaluate(
         run.data.test(), verbose=run.verbose, return_dict=True
     )
-    result = {"epoch": state["epoch"], **result}
-    if distribution.is_first():
+    names = [run.checkpoints.path(step).name for step in steps]
+    result = {
+        "epoch": state["epoch"],
+        "step": steps[-1],
+        "checkpoint": names if which == "average" else names[0],
+        "data": run.data.name,
+        "split": run.data.test_split,
+        **metrics,
+    }
+    if processes.is_first():
         text = json.dumps(result)
-        path = run.workdir / "evaluation.json"
-        write_atomically(path, lambda file: file.write(text.encode()))
         print(text)
+        path = run.workdir / "evaluation.json"
+        try:
+            write_atomically(path, lambda file: file.write(text.encode()))
+        except OSError as error:
+            logging.warning("%s The result is only printed.", error)
     return result
+
+
+def _load(run, which):
+    """Arrays and state of a checkpoint, and the steps it was made from."""
+    loaded = run.load()
+    if loaded and which == "average":
+        loaded = average_checkpoints(run.checkpoints)
+    if loaded is None:
+        raise FileNotFoundError(
+            f"There is no checkpoint to evaluate in {run.checkpoints.directory}"
+        )
+    if which == "average":
+        return loaded
+    arrays, state = loaded
+    if which == "best" and state["best"]:
+        step = state["best"]["step"]
+        arrays, state = run.checkpoints.load(step)
+        return arrays, state, [step]
+    step = state["epoch"] * run.data.train_steps + state["step"]
+    return arrays, state, [step]
 
 
 def report(run):

@@ -7,7 +7,7 @@ from absl import logging
 
 from diffstride.analysis.resolution import learned_strides
 from diffstride.training import callbacks as callbacks_lib
-from diffstride.training import distribution, one_fit
+from diffstride.training import one_fit, processes
 from diffstride.training.checkpointing import (
     Checkpointing,
     Progress,
@@ -35,7 +35,9 @@ class Run:
         self.num_epochs = num_epochs
         self.workdir = pathlib.Path(workdir)
         self.verbose = verbose
-        self.checkpoints = Checkpoints(self.workdir / "checkpoints", keep)
+        self.checkpoints = Checkpoints(
+            self.workdir / "checkpoints", keep, data.train_steps
+        )
         self.progress = Progress(initial_strides=learned_strides(model))
 
     def fit(
@@ -116,13 +118,13 @@ class Run:
 
     def load(self):
         """The latest checkpoint, the same one for all processes."""
-        loaded = self.checkpoints.load() if distribution.is_first() else None
+        loaded = self.checkpoints.load() if processes.is_first() else None
         step = -1
         if loaded:
             _, state = loaded
             step = state["epoch"] * self.data.train_steps + state["step"]
-        step = distribution.agree(step)
-        if distribution.is_first() or step < 0:
+        step = processes.agree(step)
+        if processes.is_first() or step < 0:
             return loaded
         return self.checkpoints.load(step)
 

@@ -5,10 +5,21 @@ import sys
 import keras
 
 from diffstride.analysis.complexity import add_complexity_loss
-from diffstride.training import distribution, objectives, results
+from diffstride.training import (
+    distribution,
+    environment,
+    objectives,
+    processes,
+    results,
+    termination,
+)
 from diffstride.training.refresh_sizes import RefreshSizes
 from diffstride.training.run import Run
-from diffstride.training.workdir import claimed
+from diffstride.training.workdir import (
+    Configuration,
+    check_configuration,
+    claimed,
+)
 from diffstride.validation import ConfigError, check_choice
 
 
@@ -97,8 +108,9 @@ def train(
         verbose: 0, 1 for a progress bar, 2 for a line per epoch, `"auto"` for
             a progress bar on a terminal.
         config: function without arguments that returns the configuration of
-            the run as text, called when all is built. A `workdir` with another
-            configuration is refused.
+            the run, a `diffstride.training.workdir.Configuration`. It is called
+            when all is built. A `workdir` with another configuration is
+            refused.
 
     Returns:
         The history, a list of one dict for each epoch; with `mode="eval"` a
@@ -109,12 +121,12 @@ def train(
             another process is at work there.
         FloatingPointError: at a loss that is not finite.
         SystemExit: with 128 plus the signal's number, after a checkpoint, on
-            SIGTERM.
+            SIGTERM and Ctrl-C.
     """
     check_choice(mode, "mode", ("train", "eval"))
     choices = ("latest", "best", "average")
     check_choice(eval_checkpoint, "eval_checkpoint", choices)
-    if not distribution.is_first():
+    if not processes.is_first():
         verbose = 0
     if verbose == "auto":
         verbose = 1 if sys.stdout.isatty() else 2
@@ -124,8 +136,8 @@ def train(
         import tensorflow as tf
 
         tf.config.experimental.enable_op_determinism()
-    data = distribution.load(dataset, seed)
     scope = distribution.scope(devices)
+    data = distribution.load(dataset, seed)
     with scope():
         data = distribution.divide(data)
         network = model(
@@ -154,13 +166,20 @@ def train(
         add_complexity_loss(network, complexity_weight)
 
     run = Run(network, data, num_epochs, workdir, keep_checkpoints, verbose)
-    text = config() if config else ""
+    configuration = config() if config else Configuration()
     if mode == "eval":
+        check_configuration(workdir, configuration)
         with scope():
             return results.evaluate(run, eval_checkpoint)
-    is_first = distribution.is_first()
-    with claimed(workdir, text, is_first):
-        with scope(), distribution.termination() as asked_to_end:
+    is_first = processes.is_first()
+    with claimed(workdir, configuration, is_first):
+        if is_first:
+            environment.record(workdir, environment.describe(devices))
+        with (
+            scope(),
+            distribution.synchronized(network),
+            termination.termination() as asked_to_end,
+        ):
             run.fit(
                 callbacks,
                 RefreshSizes(refresh_sizes),

@@ -12,15 +12,39 @@ from diffstride.training.checkpoints import write_atomically
 from diffstride.validation import ConfigError
 
 
+class Configuration:
+    """The configuration of a run, and how it differs from an earlier one.
+
+    Args:
+        text: string. A line for each value.
+    """
+
+    def __init__(self, text=""):
+        self.text = text
+
+    def differences(self, earlier):
+        """What to tell about another configuration, line by line.
+
+        Args:
+            earlier: string. The text of the other configuration.
+
+        Returns:
+            A list of lines, empty where both mean the same.
+        """
+        old, new = _bindings(earlier), _bindings(self.text)
+        lines = [f"there: {line}" for line in old if line not in new]
+        return lines + [f"now:   {line}" for line in new if line not in old]
+
+
 @contextlib.contextmanager
-def claimed(directory, config="", is_first=True):
+def claimed(directory, config, is_first=True):
     """Makes a directory that of this process and configuration, or refuses it.
 
     A run that failed before its first checkpoint does not count.
 
     Args:
         directory: path. Made where there is none.
-        config: string. The configuration, kept there in `config.gin`.
+        config: a `Configuration`, kept there in `config.gin`.
         is_first: whether this is the process that writes, of several that
             train together.
 
@@ -29,17 +53,49 @@ def claimed(directory, config="", is_first=True):
             another configuration.
     """
     directory = pathlib.Path(directory)
-    path = directory / "config.gin"
     if not is_first:
-        _compare(path, config)
+        check_configuration(directory, config)
         yield
         return
     directory.mkdir(parents=True, exist_ok=True)
     with _locked(directory):
-        _compare(path, config)
-        if config:
-            write_atomically(path, lambda file: file.write(config.encode()))
+        check_configuration(directory, config)
+        if config.text:
+            text = config.text.encode()
+            path = directory / "config.gin"
+            write_atomically(path, lambda file: file.write(text))
         yield
+
+
+def check_configuration(directory, config):
+    """Refuses a directory whose checkpoints are of another configuration.
+
+    Args:
+        directory: path.
+        config: a `Configuration`.
+
+    Raises:
+        ConfigError: it names the differences.
+    """
+    path = pathlib.Path(directory, "config.gin")
+    if not config.text or not path.exists():
+        return
+    if not any(path.parent.glob("checkpoints/*")):
+        return
+    differences = config.differences(path.read_text())
+    if differences:
+        lines = "".join(f"\n  {line}" for line in differences)
+        raise ConfigError(
+            f"{path.parent} belongs to a run of another configuration. Choose "
+            "another `workdir`; or, to go on with this configuration all the "
+            f"same, remove {path}. Differences:{lines}"
+        )
+
+
+def _bindings(config):
+    """The lines of a configuration that bind something."""
+    lines = [line.strip() for line in config.splitlines()]
+    return [line for line in lines if line and not line.startswith("#")]
 
 
 @contextlib.contextmanager
@@ -61,26 +117,3 @@ def _locked(directory):
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
         yield
-
-
-def _compare(path, config):
-    if not config or not path.exists():
-        return
-    if not any(path.parent.glob("checkpoints/*")):
-        return
-    old, new = _bindings(path.read_text()), _bindings(config)
-    if old == new:
-        return
-    differences = [f"  there: {line}" for line in old if line not in new]
-    differences += [f"  now:   {line}" for line in new if line not in old]
-    raise ConfigError(
-        f"{path.parent} belongs to a run of another configuration. Choose "
-        "another `workdir`; or, to go on with this configuration all the same, "
-        f"remove {path}. Differences:\n" + "\n".join(differences)
-    )
-
-
-def _bindings(config):
-    """The lines of a configuration that bind something."""
-    lines = [line.strip() for line in config.splitlines()]
-    return [line for line in lines if line and not line.startswith("#")]
