@@ -379,11 +379,56 @@ def test_file_without_the_keys(tmp_path):
         ({"y_test": np.zeros(21)}, TypeError, "`y_test` must be integers"),
         ({"y_test": np.full(21, 7)}, ValueError, "`y_test`.* from 7 to 7"),
         ({"y_train": np.arange(-1, 69)}, ValueError, "from -1 to 68"),
+        (
+            {"x_test": np.zeros((21, 8, 8, 3), "float32")},
+            TypeError,
+            "both be `uint8` .*x_train.dtype=uint8, x_test.dtype=float32",
+        ),
+        (
+            {"x_train": np.zeros((70, 3, 8, 8))},
+            ValueError,
+            "channels of `x_train` must come last.*70, 3, 8, 8",
+        ),
+        (
+            {"x_test": np.zeros((21, 8, 8, 3), complex)},
+            TypeError,
+            "`x_test` must be real numbers.*complex128",
+        ),
+        (
+            {"y_train": np.arange(70) * 50_000},
+            ValueError,
+            "`y_train` must be numbers of classes.*70 different.*3450000",
+        ),
     ],
 )
 def test_wrong_arrays(change, error, message):
     with pytest.raises(error, match=message):
         from_arrays({**make_data(), **change}, batch_size=16)
+
+
+def test_suspicious_arrays_are_named(caplog):
+    data = make_data()
+    from_arrays(data, batch_size=16)
+    assert not caplog.messages
+    same = {**data, "x_test": data["x_train"], "y_test": data["y_train"]}
+    from_arrays(same, batch_size=16)
+    assert "`x_test` equals `x_train`" in caplog.text
+    floats = {
+        **data,
+        "x_train": data["x_train"] / 255,
+        "x_test": data["x_test"] * 1.0,
+    }
+    from_arrays(floats, batch_size=16)
+    assert "another scale than the training images" in caplog.text
+    gaps = {**data, "y_train": 2 * data["y_train"]}
+    from_arrays(gaps, batch_size=16, name="mine")
+    assert (
+        "mine: 6 of the 13 classes have no training image: 1, 3, 5, 7, 9, 11"
+        in caplog.text
+    )
+    # As many classes as are asked for.
+    dataset = from_arrays(data, batch_size=16, num_classes=5000)
+    assert dataset.num_classes == 5000
 
 
 def test_images_that_are_not_finite():

@@ -200,6 +200,25 @@ def test_prepared_set_is_not_copied(tmp_path, monkeypatch):
     assert not (tmp_path / "cache").exists()
 
 
+def test_clips_that_are_trained_on_and_tested(tmp_path, caplog):
+    rows = write_sounds(tmp_path / "wav", "aabbab")
+    prepare.prepare(rows, "sounds", tmp_path, RATE)
+    load(tmp_path)
+    assert "training" not in caplog.text
+    load(tmp_path, test_split="train[3:]+test")
+    assert (
+        "1 of the 3 test examples of sounds/1.0.0 are training examples, too: "
+        "the split to train on is train, that to test on train[3:]+test"
+    ) in caplog.text
+    audio.manifest_audio(
+        tmp_path / "wav" / "list.csv",
+        test_split="train",
+        sample_rate=RATE,
+        batch_size=2,
+    )
+    assert "{'train'} is trained on and tested on" in caplog.text
+
+
 def flip_a_byte(path, place):
     """Changes a clip of 16-bit samples of this level."""
     data = bytearray(path.read_bytes())

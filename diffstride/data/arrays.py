@@ -7,6 +7,7 @@ import pathlib
 import zipfile
 
 import numpy as np
+from absl import logging
 
 from diffstride.data import sampling
 from diffstride.data.augment import Augmentation
@@ -19,6 +20,8 @@ from diffstride.data.dataset import (
 )
 
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
+# More classes without an image come from labels that are no class numbers.
+_MOST_EMPTY_CLASSES = 1000
 
 
 def from_arrays(
@@ -104,13 +107,9 @@ def from_arrays(
     x_train, y_train, x_test, y_test = _load(data)
     x_train, y_train = _validate(x_train, y_train, "train")
     x_test, y_test = _validate(x_test, y_test, "test")
-    if x_train.shape[1:] != x_test.shape[1:]:
-        raise ValueError(
-            "Training and test images must have the same shape. Received: "
-            f"x_train.shape={x_train.shape}, x_test.shape={x_test.shape}"
-        )
+    _compare(x_train, x_test, y_train, y_test)
     if num_classes is None:
-        num_classes = int(y_train.max()) + 1
+        num_classes = _count_classes(y_train)
     for key, labels in (("y_train", y_train), ("y_test", y_test)):
         if labels.min() < 0 or labels.max() >= num_classes:
             raise ValueError(
@@ -118,6 +117,7 @@ def from_arrays(
                 f"{num_classes - 1}, one less than the number of classes. "
                 f"Received: {key} from {labels.min()} to {labels.max()}"
             )
+    _warn_of_empty_classes(y_train, num_classes, name)
     if num_train_examples is not None:
         chosen = _subset(y_train, num_train_examples, stratified)
         x_train, y_train = x_train[chosen], y_train[chosen]
@@ -232,6 +232,12 @@ def _validate(images, labels, split):
             "channels)`, with at least one of each. Received: "
             f"x_{split}.shape={images.shape}"
         )
+    if images.shape[1] <= 4 < min(images.shape[2:]):
+        raise ValueError(
+            f"The channels of `x_{split}` must come last. If they come first, "
+            f"pass `np.moveaxis(x_{split}, 1, -1)`. Received: "
+            f"x_{split}.shape={images.shape}"
+        )
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.shape != images.shape[:1]:
@@ -246,10 +252,13 @@ def _validate(images, labels, split):
             f"y_{split}.dtype={labels.dtype}"
         )
     if images.dtype != np.uint8:
-        if not np.issubdtype(images.dtype, np.number):
+        if not np.issubdtype(images.dtype, np.number) or np.iscomplexobj(
+            images
+        ):
             raise TypeError(
-                f"`x_{split}` must be numbers. Received: "
-                f"x_{split}.dtype={images.dtype}"
+                f"`x_{split}` must be real numbers. Of complex ones, pass the "
+                "absolute value, or the real and imaginary parts as two "
+                f"channels. Received: x_{split}.dtype={images.dtype}"
             )
         images = images.astype("float32", copy=False)
         if not np.isfinite(images).all():
@@ -260,6 +269,60 @@ def _validate(images, labels, split):
                 f"{np.argwhere(~np.isfinite(images))[0, 0]}"
             )
     return images, labels.astype("int32")
+
+
+def _compare(x_train, x_test, y_train, y_test):
+    """Finds test images that are not like the training images, or are them."""
+    if x_train.shape[1:] != x_test.shape[1:]:
+        raise ValueError(
+            "Training and test images must have the same shape. Received: "
+            f"x_train.shape={x_train.shape}, x_test.shape={x_test.shape}"
+        )
+    if (x_train.dtype == np.uint8) != (x_test.dtype == np.uint8):
+        raise TypeError(
+            "`x_train` and `x_test` must both be `uint8` or both be floats, "
+            "because both are normalized by the statistics of `x_train`. "
+            f"Received: x_train.dtype={x_train.dtype}, "
+            f"x_test.dtype={x_test.dtype}"
+        )
+    largest = [max(-float(x.min()), float(x.max())) for x in (x_train, x_test)]
+    if max(largest) > 20 * min(largest):
+        logging.warning(
+            "The test images seem to be of another scale than the training "
+            "images: the largest absolute value of `x_train` is %g, that of "
+            "`x_test` %g.",
+            *largest,
+        )
+    if np.array_equal(x_train, x_test) and np.array_equal(y_train, y_test):
+        logging.warning(
+            "`x_test` equals `x_train`: test figures say nothing about new "
+            "images."
+        )
+
+
+def _count_classes(labels):
+    count, seen = int(labels.max()) + 1, len(np.unique(labels))
+    if count - seen > _MOST_EMPTY_CLASSES:
+        raise ValueError(
+            "`y_train` must be numbers of classes, from 0 on without large "
+            "gaps, because the model gets an output for each number. Number "
+            "the classes anew, with `np.unique(y, return_inverse=True)`, or "
+            f"give `num_classes`. Received: {seen} different labels, the "
+            f"largest is {labels.max()}"
+        )
+    return count
+
+
+def _warn_of_empty_classes(labels, num_classes, name):
+    empty = np.setdiff1d(np.arange(num_classes), labels)
+    if len(empty):
+        logging.warning(
+            "%s: %d of the %d classes have no training image: %s",
+            name,
+            len(empty),
+            num_classes,
+            ", ".join(map(str, empty[:20])) + ", ..." * (len(empty) > 20),
+        )
 
 
 def _subset(labels, size, stratified):
@@ -293,7 +356,7 @@ def channel_statistics(normalize, channels, unit=1.0, images=None):
     if normalize is None:
         return (0.0,) * channels, (unit,) * channels
     if isinstance(normalize, str) and normalize == "auto":
-        # In parts, as the squares take four times the memory of the images.
+        # In parts, because squares take four times the memory of the images.
         parts = np.array_split(images, max(1, len(images) // 1024))
         mean = _average(part.mean((1, 2), "float64") for part in parts)
         squares = (

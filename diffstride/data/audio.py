@@ -105,9 +105,13 @@ def tfds_audio(
         train_folds, test_split = _folds(source.splits, test_fold)
         train_split = "+".join(train_folds)
     train_default, test_default = _SPLITS.get(base_name, ("train", "test"))
+    train_split = train_split or train_default
+    test_split = test_split or test_default
+    train, test = source.read(train_split), source.read(test_split)
+    source.warn_of_overlap(train_split, test_split)
     return from_clips(
-        source.read(train_split or train_default),
-        source.read(test_split or test_default),
+        train,
+        test,
         name=name,
         window=_window(window_seconds, sample_rate),
         sample_rate=sample_rate,
@@ -324,6 +328,9 @@ def _from_rows(
         return clips
 
     train, test = read(train_splits), read(test_splits)
+    both = set(train_splits) & set(test_splits)
+    if both:
+        logging.warning("%s: %s is trained on and tested on.", name, both)
     if report.bad or report.remarks:
         logging.warning("%s: %s", name, report)
     return from_clips(

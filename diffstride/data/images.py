@@ -21,7 +21,7 @@ from diffstride.data.dataset import (
     validate_batching,
 )
 from diffstride.data.sampling import check_shuffle_buffer
-from diffstride.data.tfds_source import TFDSSource
+from diffstride.data.tfds_source import TFDSSource, warn_of_overlap
 
 _STATISTICS = {
     "cifar10": augment.CIFAR10_STATISTICS,
@@ -132,6 +132,7 @@ def tfds_images(
         test_split = _TEST_SPLITS.get(base_name, "test")
     num_train = source.num_examples(train_split, "train_split")
     num_test = source.num_examples(test_split, "test_split")
+    warn_of_overlap(source.builder, train_split, test_split)
     shape = source.image_shape
     if cache == "auto":
         cache = (

@@ -16,6 +16,7 @@ from diffstride.data.tfds_source import (
     leave_gpus_alone,
     open_builder,
     quiet,
+    warn_of_overlap,
 )
 
 # The feature with the sample rate of a set that `prepare` wrote.
@@ -112,6 +113,10 @@ class TFDSClips:
             for samples, classes in _read_clips(self, split, [self.label])
         )
         return collect(examples, *arguments[1:])
+
+    def warn_of_overlap(self, train_split, test_split):
+        """Says how many test clips are training clips, too."""
+        warn_of_overlap(self.builder, train_split, test_split)
 
     def _is_prepared(self, parts):
         """Whether `prepare` wrote all files, at the wanted rate."""

@@ -214,6 +214,36 @@ def check_files(builder, paths):
         )
 
 
+def warn_of_overlap(builder, train_split, test_split):
+    """Says how many test examples are training examples, too."""
+    if not builder.info.splits:  # Data that TFDS makes up, for tests.
+        return
+    train, test = (
+        builder.info.splits[split].file_instructions
+        for split in (train_split, test_split)
+    )
+    shared = sum(
+        max(
+            0,
+            min(one.skip + one.take, other.skip + other.take)
+            - max(one.skip, other.skip),
+        )
+        for one in train
+        for other in test
+        if one.filename == other.filename
+    )
+    if shared:
+        logging.warning(
+            "%d of the %d test examples of %s are training examples, too: the "
+            "split to train on is %s, that to test on %s.",
+            shared,
+            sum(part.take for part in test),
+            builder.info.full_name,
+            train_split,
+            test_split,
+        )
+
+
 def fingerprint(builder):
     """Tells a prepared set from one that was prepared again in its place.
 
