@@ -4,6 +4,7 @@ import math
 import numbers
 
 import keras
+import numpy as np
 
 
 def is_number(value):
@@ -23,18 +24,26 @@ def check_positive_integer(value, name):
     return int(value)
 
 
-def check_strides(strides, rank):
-    """A stride of 1 or more for each of `rank` axes, as floats."""
-    values = (strides,) * rank if is_number(strides) else strides
-    if not isinstance(values, (tuple, list)) or len(values) != rank:
+def check_strides(strides, rank, stage=None):
+    """A stride of 1 or more for each of `rank` axes.
+
+    Args:
+        strides: number, or a tuple, a list or an array with one for each axis.
+        rank: integer. The number of axes.
+        stage: string or None. What the strides are for, named in errors.
+
+    Returns:
+        A tuple of floats.
+    """
+    values = _for_each_axis(strides, rank)
+    if values is None or not all(
+        is_number(stride) and 1 <= stride < math.inf for stride in values
+    ):
+        several = f", or a tuple of {rank} such numbers" if rank > 1 else ""
+        place = "" if stage is None else f" for {stage}"
         raise ValueError(
-            f"`strides` must be a number or a tuple of {rank} numbers. "
-            f"Received: strides={strides!r}"
-        )
-    if not all(is_number(s) and math.isfinite(s) and s >= 1 for s in values):
-        raise ValueError(
-            "`strides` must be finite numbers of 1 or more. "
-            f"Received: strides={strides!r}"
+            f"`strides` must be a finite number of 1 or more{several}. "
+            f"Received: strides={strides!r}{place}"
         )
     return tuple(float(stride) for stride in values)
 
@@ -94,14 +103,23 @@ def check_limits(lower, upper):
 
 def check_two_integers(value, name):
     """An integer of 1 or more for each of two axes."""
-    values = (value, value) if is_number(value) else value
-    if (
-        not isinstance(values, (tuple, list))
-        or len(values) != 2
-        or not all(is_number(v) and v == v // 1 and v >= 1 for v in values)
+    values = _for_each_axis(value, 2)
+    if values is None or not all(
+        is_number(v) and v == v // 1 and v >= 1 for v in values
     ):
         raise ValueError(
             f"`{name}` must be an integer of 1 or more, or a tuple of two. "
-            f"Received: {name}={value}"
+            f"Received: {name}={value!r}"
         )
     return tuple(int(v) for v in values)
+
+
+def _for_each_axis(value, rank):
+    """A list of one value for each axis, or None if that is impossible."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if is_number(value):
+        return [value] * rank
+    if isinstance(value, (tuple, list)) and len(value) == rank:
+        return list(value)
+    return None

@@ -8,6 +8,7 @@ References:
 """
 
 import keras
+from keras import ops
 
 from diffstride.layers.base_pooling import (
     BaseDiffStride,
@@ -36,13 +37,17 @@ register = keras.saving.register_keras_serializable(package="diffstride")
 
 @register
 class SpatialPooling(keras.layers.Layer):
-    """Average or max pooling that fits where a spectral layer does.
+    """Subsampling, average or max pooling, with the interface of the slots.
+
+    By default it is that of the 2022 release: with windows of one point it
+    takes every `strides`-th point of the input.
 
     Args:
+        pool_size: integer, tuple of two, or None for the `strides`. Size of the
+            window. Defaults to `(1, 1)`.
         strides: integer, or tuple of two. Downsampling factor of each axis.
+            Defaults to `(2, 2)`.
         pool_mode: `"average"` or `"max"`.
-        pool_size: integer, tuple of two, or None. Size of the window. Defaults
-            to `strides`.
         padding: `"same"` or `"valid"`.
         data_format: `"channels_last"`, `"channels_first"` or None. Defaults to
             `keras.config.image_data_format()`.
@@ -56,56 +61,59 @@ class SpatialPooling(keras.layers.Layer):
 
     Example:
 
-    >>> layer = SpatialPooling(strides=(2, 4))
-    >>> tuple(layer(np.zeros((1, 64, 64, 3))).shape)
-    (1, 32, 16, 3)
+    >>> x = np.arange(4.0).reshape((1, 1, 4, 1))
+    >>> subsampled, averaged = SpatialPooling()(x), SpatialPooling(2)(x)
+    >>> keras.ops.convert_to_numpy(subsampled).ravel().tolist()
+    [0.0, 2.0]
+    >>> keras.ops.convert_to_numpy(averaged).ravel().tolist()
+    [0.5, 2.5]
     """
 
     def __init__(
         self,
+        pool_size=(1, 1),
         strides=(2, 2),
+        *,
         pool_mode="average",
-        pool_size=None,
         padding="same",
         data_format=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.strides = check_two_integers(strides, "strides")
-        self.pool_mode = check_choice(
-            pool_mode, "pool_mode", ("average", "max")
-        )
         self.pool_size = check_two_integers(
             self.strides if pool_size is None else pool_size, "pool_size"
         )
+        self.pool_mode = check_choice(
+            pool_mode, "pool_mode", ("average", "max")
+        )
         self.padding = check_choice(padding, "padding", ("same", "valid"))
         self.data_format = check_data_format(data_format)
-        pool_class = (
-            keras.layers.MaxPooling2D
-            if pool_mode == "max"
-            else keras.layers.AveragePooling2D
-        )
-        self._pool = pool_class(
-            self.pool_size,
-            self.strides,
-            self.padding,
-            self.data_format,
-            dtype=self.dtype_policy,
-        )
-        self.input_spec = self._pool.input_spec
+        self.input_spec = keras.layers.InputSpec(ndim=4)
 
     def call(self, inputs):
-        return self._pool(inputs)
+        pool = ops.average_pool if self.pool_mode == "average" else ops.max_pool
+        return pool(
+            inputs, self.pool_size, self.strides, self.padding, self.data_format
+        )
 
     def compute_output_shape(self, input_shape):
-        return self._pool.compute_output_shape(input_shape)
+        shape = list(input_shape)
+        first = 1 if self.data_format == "channels_last" else 2
+        for axis, window, stride in zip(
+            (first, first + 1), self.pool_size, self.strides, strict=True
+        ):
+            if shape[axis] is not None:
+                overlap = 1 if self.padding == "same" else window
+                shape[axis] = (shape[axis] - overlap) // stride + 1
+        return tuple(shape)
 
     def get_config(self):
         return {
             **super().get_config(),
+            "pool_size": self.pool_size,
             "strides": self.strides,
             "pool_mode": self.pool_mode,
-            "pool_size": self.pool_size,
             "padding": self.padding,
             "data_format": self.data_format,
         }

@@ -7,7 +7,6 @@ References:
       mobile devices](https://arxiv.org/abs/1905.11796), 2019.
 """
 
-import numbers
 from collections.abc import Mapping
 
 import keras
@@ -15,6 +14,11 @@ from keras import ops
 
 from diffstride.layers.log_mel import LogMelSpectrogram
 from diffstride.models import pooling_slot
+from diffstride.models.layer_argument import make_layer
+from diffstride.validation import check_positive_integer
+
+# Time is the height of a spectrogram, frequency its width.
+DATA_FORMAT = "channels_last"
 
 
 def audio_cnn(
@@ -82,6 +86,7 @@ def audio_cnn(
     >>> {task: tuple(logits[task].shape) for task in sorted(logits)}
     {'bird': (3, 2), 'word': (3, 35)}
     """
+    strides = pooling_slot.stage_strides(strides)
     if len(channels) != len(strides) or not channels:
         raise ValueError(
             "`channels` and `strides` must have one entry for each block. "
@@ -101,19 +106,19 @@ def audio_cnn(
         inputs = x = keras.Input((None,), name="waveform")
         if window is not None:
             x = SplitWindows(window, name="windows")(x)
-        x = pooling_slot.make_layer("frontend", frontend)(x)
+        x = make_layer("frontend", frontend)(x)
     else:
         inputs = x = keras.Input(input_shape, name="spectrogram")
 
     for index, filters in enumerate(channels):
         block = f"block{index + 1}"
-        convolution_strides, pooling = pooling_slot.downsampling(
-            pooling_cls[index],
-            strides[index],
-            "channels_last",
-            f"{block}_pooling",
+        slot = f"{block}_pooling"
+        time_stride, frequency_stride = pooling_slot.convolution_strides(
+            strides[index], pooling_cls[index], slot
         )
-        time_stride, frequency_stride = convolution_strides
+        pooling = pooling_slot.make_pooling(
+            pooling_cls[index], strides[index], DATA_FORMAT, slot
+        )
         for axis, kernel_size, stride in [
             ("time", (3, 1), (time_stride, 1)),
             ("frequency", (1, 3), (1, frequency_stride)),
@@ -123,7 +128,7 @@ def audio_cnn(
                 kernel_size,
                 stride,
                 padding="same",
-                data_format="channels_last",
+                data_format=DATA_FORMAT,
                 name=f"{block}_{axis}_convolution",
             )(x)
             if axis == "frequency" and pooling is not None:
@@ -133,7 +138,7 @@ def audio_cnn(
                 momentum=momentum, name=f"{block}_{axis}_normalization"
             )(x)
     x = keras.layers.GlobalMaxPooling2D(
-        data_format="channels_last", name="global_pooling"
+        data_format=DATA_FORMAT, name="global_pooling"
     )(x)
 
     def head(classes, name):
@@ -180,14 +185,10 @@ class SplitWindows(keras.layers.Layer):
     """
 
     def __init__(self, window, **kwargs):
-        # Half a precision would lose the quiet half of a waveform.
+        # Keep the waveform in float32: quiet samples are below the resolution
+        # of float16.
         super().__init__(autocast=False, **kwargs)
-        if not isinstance(window, numbers.Integral) or window < 1:
-            raise ValueError(
-                "`window` must be an integer of 1 or more. "
-                f"Received: window={window}"
-            )
-        self.window = int(window)
+        self.window = check_positive_integer(window, "window")
         self.input_spec = keras.layers.InputSpec(ndim=2)
 
     def call(self, inputs):

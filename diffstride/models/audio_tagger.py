@@ -11,12 +11,14 @@ import keras
 from keras import ops
 
 from diffstride.layers.log_mel import LogMelSpectrogram
-from diffstride.models import (
-    efficientnet,
-    pooling_slot,
-)
+from diffstride.models import efficientnet
+from diffstride.models.layer_argument import make_layer
 from diffstride.models.pretrained import load_keras_applications_weights
-from diffstride.validation import check_data_format
+from diffstride.validation import (
+    check_choice,
+    check_data_format,
+    check_positive_integer,
+)
 
 
 def audio_tagger(
@@ -38,6 +40,7 @@ def audio_tagger(
     drop_connect_rate=0.2,
     weight_decay=0.0,
     momentum=0.99,
+    data_format=None,
     name="audio_tagger",
 ):
     """Builds a classifier of sounds of any length.
@@ -85,6 +88,9 @@ def audio_tagger(
             EfficientNet.
         momentum: float. Momentum of the moving averages of batch
             normalization. A short training needs a smaller one.
+        data_format: `"channels_last"`, `"channels_first"` or None. Of the
+            EfficientNet; spectrograms always have their channels last. Defaults
+            to `keras.config.image_data_format()`.
         name: string. Name of the model.
 
     Returns:
@@ -103,11 +109,10 @@ def audio_tagger(
     >>> tuple(model(np.zeros((2, 100, 64))).shape)
     (2, 10)
     """
-    if output_activation not in ("sigmoid", "softmax", None):
-        raise ValueError(
-            "`output_activation` must be 'sigmoid', 'softmax' or None. "
-            f"Received: output_activation={output_activation!r}"
-        )
+    check_choice(
+        output_activation, "output_activation", ("sigmoid", "softmax", None)
+    )
+    data_format = check_data_format(data_format)
     if len(input_shape) not in (1, 2, 3):
         raise ValueError(
             "`input_shape` must be (samples,), (time, mel) or (time, mel, "
@@ -115,19 +120,17 @@ def audio_tagger(
         )
     if len(input_shape) == 1:
         inputs = keras.Input(input_shape, name="waveform")
-        x = pooling_slot.make_layer("frontend", frontend)(inputs)
+        x = make_layer("frontend", frontend)(inputs)
     else:
         inputs = x = keras.Input(input_shape, name="spectrogram")
     if len(x.shape) == 3:
         x = keras.layers.Reshape((-1, x.shape[2], 1), name="one_channel")(x)
     if augmentation is not None:
-        x = pooling_slot.make_layer("augmentation", augmentation)(x)
+        x = make_layer("augmentation", augmentation)(x)
     frames = {"reduction_rate": reduction_rate, "output_frames": output_frames}
     frames = {name: v for name, v in frames.items() if v is not None}
     if frame_reduction is not None or frames:
-        x = pooling_slot.make_layer(
-            "frame_reduction", frame_reduction, **frames
-        )(x)
+        x = make_layer("frame_reduction", frame_reduction, **frames)(x)
     if x.shape[3] == 1:
         x = keras.layers.Concatenate(name="three_channels")([x, x, x])
     x = keras.layers.BatchNormalization(
@@ -137,8 +140,7 @@ def audio_tagger(
         name="input_normalization",
     )(x)
 
-    channels_last = keras.config.image_data_format() == "channels_last"
-    order = (2, 1, 3) if channels_last else (3, 2, 1)
+    order = (2, 1, 3) if data_format == "channels_last" else (3, 2, 1)
     x = keras.layers.Permute(order, name="frequency_as_height")(x)
     trunk = efficientnet.efficientnet(
         variant,
@@ -150,6 +152,7 @@ def audio_tagger(
         depth_coefficient=depth_coefficient,
         drop_connect_rate=drop_connect_rate,
         weight_decay=weight_decay,
+        data_format=data_format,
     )
     for layer in trunk.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -164,6 +167,7 @@ def audio_tagger(
         num_output_classes,
         num_heads,
         activation="sigmoid" if output_activation == "sigmoid" else None,
+        data_format=data_format,
         name="predictions",
         # Losses and probabilities in full precision.
         dtype="float32",
@@ -215,17 +219,8 @@ class AttentionPooling(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        for name, value in [
-            ("num_classes", num_classes),
-            ("num_heads", num_heads),
-        ]:
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(
-                    f"`{name}` must be an integer of 1 or more. "
-                    f"Received: {name}={value}"
-                )
-        self.num_classes = num_classes
-        self.num_heads = num_heads
+        self.num_classes = check_positive_integer(num_classes, "num_classes")
+        self.num_heads = check_positive_integer(num_heads, "num_heads")
         self.activation = keras.activations.get(activation)
         self.data_format = check_data_format(data_format)
         self.input_spec = keras.layers.InputSpec(ndim=4)

@@ -16,6 +16,7 @@ import functools
 import keras
 
 from diffstride.models import pooling_slot
+from diffstride.validation import check_data_format
 
 
 def densenet(
@@ -30,14 +31,14 @@ def densenet(
     include_top=True,
     compression=0.5,
     weight_decay=0.0,
+    data_format=None,
     name="densenet",
 ):
     """Builds a DenseNet-BC, by default the one of 121 layers.
 
     Its layers are named as in `keras.applications`, whose weights
     `load_keras_applications_weights` of `diffstride.models.pretrained` carries
-    over where `imagenet_stem=True`. The data format is
-    `keras.config.image_data_format()`.
+    over where `imagenet_stem=True`.
 
     Args:
         blocks: tuple of integers. Layers in each dense block.
@@ -64,6 +65,8 @@ def densenet(
             Defaults to 0.5.
         weight_decay: float. Factor of the L2 penalty on the kernels. Defaults
             to 0.
+        data_format: `"channels_last"`, `"channels_first"` or None. Of the
+            images too. Defaults to `keras.config.image_data_format()`.
         name: string. Name of the model.
 
     Returns:
@@ -75,6 +78,8 @@ def densenet(
     >>> tuple(model(np.ones((1, 32, 32, 3))).shape)
     (1, 10)
     """
+    data_format = check_data_format(data_format)
+    strides = pooling_slot.stage_strides(strides)
     if len(strides) != len(blocks) - 1:
         raise ValueError(
             "`strides` must have one entry for each transition between two "
@@ -83,24 +88,31 @@ def densenet(
     pooling_cls = pooling_slot.per_stage(
         pooling_cls, "pooling_cls", len(strides)
     )
-    axis = -1
-    if keras.config.image_data_format() == "channels_first":
-        axis = 1
+    axis = 1 if data_format == "channels_first" else -1
     if input_shape is None:
         input_shape = (3, 32, 32) if axis == 1 else (32, 32, 3)
     regularizer = keras.regularizers.L2(weight_decay) if weight_decay else None
     convolution = functools.partial(
-        keras.layers.Conv2D, use_bias=False, kernel_regularizer=regularizer
+        keras.layers.Conv2D,
+        use_bias=False,
+        kernel_regularizer=regularizer,
+        data_format=data_format,
     )
 
     inputs = x = keras.Input(input_shape, name="images")
     if imagenet_stem:
-        x = keras.layers.ZeroPadding2D(3, name="conv1_padding")(x)
+        x = keras.layers.ZeroPadding2D(
+            3, data_format=data_format, name="conv1_padding"
+        )(x)
         x = convolution(2 * growth, 7, strides=2, name="conv1_conv")(x)
         x = _rectify(x, "conv1", axis)
-        # After rectification a zero is no larger than any pixel.
-        x = keras.layers.ZeroPadding2D(1, name="pool1_padding")(x)
-        x = keras.layers.MaxPooling2D(3, strides=2, name="pool1")(x)
+        # Zeros never win the maximum, because no rectified pixel is below zero.
+        x = keras.layers.ZeroPadding2D(
+            1, data_format=data_format, name="pool1_padding"
+        )(x)
+        x = keras.layers.MaxPooling2D(
+            3, strides=2, data_format=data_format, name="pool1"
+        )(x)
     else:
         x = convolution(2 * growth, 3, padding="same", name="conv1_conv")(x)
 
@@ -115,10 +127,15 @@ def densenet(
             x = convolution(
                 int(x.shape[axis] * compression), 1, name=f"{name_}_conv"
             )(x)
-            x = _downsample(x, strides[i], pooling_cls[i], f"{name_}_pooling")
+            if strides[i] is not None:
+                x = _pooling(
+                    pooling_cls[i], strides[i], data_format, f"{name_}_pooling"
+                )(x)
     x = _rectify(x, None, axis)
     if include_top:
-        x = keras.layers.GlobalAveragePooling2D(name="avg_pool")(x)
+        x = keras.layers.GlobalAveragePooling2D(
+            data_format=data_format, name="avg_pool"
+        )(x)
         x = keras.layers.Dense(
             num_output_classes,
             activation=output_activation,
@@ -140,13 +157,14 @@ def _dense_layer(inputs, growth, convolution, axis, name):
     )
 
 
-def _downsample(x, strides, pooling_cls, name):
-    if strides is None:
-        return x
+def _pooling(pooling_cls, strides, data_format, name):
     if pooling_cls is None:
-        strides = pooling_slot.integer_strides(strides, name)
-        return keras.layers.AveragePooling2D(strides, name=name)(x)
-    return pooling_slot.make_pooling(pooling_cls, strides, name=name)(x)
+        return keras.layers.AveragePooling2D(
+            pooling_slot.convolution_strides(strides, stage=name),
+            data_format=data_format,
+            name=name,
+        )
+    return pooling_slot.make_pooling(pooling_cls, strides, data_format, name)
 
 
 def _rectify(x, name, axis):

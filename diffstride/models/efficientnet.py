@@ -20,6 +20,7 @@ import string
 import keras
 
 from diffstride.models import pooling_slot
+from diffstride.validation import check_choice, check_data_format
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,13 +89,14 @@ def efficientnet(
     dropout_rate=None,
     drop_connect_rate=0.2,
     weight_decay=0.0,
+    data_format=None,
     name=None,
 ):
     """Builds an EfficientNet.
 
     Its layers are named as in `keras.applications`, whose weights
     `load_keras_applications_weights` of `diffstride.models.pretrained` carries
-    over. The data format is `keras.config.image_data_format()`.
+    over.
 
     Args:
         variant: `"b0"` to `"b7"`. The compound scaling of width and depth.
@@ -129,6 +131,8 @@ def efficientnet(
             an example in training; it grows linearly with depth.
         weight_decay: float. Factor of the L2 penalty on the kernels. Defaults
             to 0.
+        data_format: `"channels_last"`, `"channels_first"` or None. Of the
+            images too. Defaults to `keras.config.image_data_format()`.
         name: string. Name of the model.
 
     Returns:
@@ -140,11 +144,9 @@ def efficientnet(
     >>> tuple(model(np.ones((1, 32, 32, 3))).shape)
     (1, 10)
     """
-    if variant not in VARIANTS:
-        raise ValueError(
-            f"`variant` must be one of {', '.join(VARIANTS)}. "
-            f"Received: variant={variant!r}"
-        )
+    check_choice(variant, "variant", tuple(VARIANTS))
+    data_format = check_data_format(data_format)
+    strides = pooling_slot.stage_strides(strides)
     if len(strides) != len(stages):
         raise ValueError(
             f"`strides` must have {len(stages)} entries, one for each stage. "
@@ -162,24 +164,27 @@ def efficientnet(
         dropout_rate = scaling.dropout_rate
     if input_shape is None:
         input_shape = (32, 32, 3)
-        if _channel_axis() == 1:
+        if data_format == "channels_first":
             input_shape = (3, 32, 32)
     regularizer = keras.regularizers.L2(weight_decay) if weight_decay else None
 
     inputs = x = keras.Input(input_shape, name="images")
     if resize_to is not None:
         size = (resize_to,) * 2 if isinstance(resize_to, int) else resize_to
-        x = keras.layers.Resizing(*size, name="resizing")(x)
+        x = keras.layers.Resizing(
+            *size, data_format=data_format, name="resizing"
+        )(x)
     if include_preprocessing:
-        x = _imagenet_normalization(x)
+        x = _imagenet_normalization(x, data_format)
     x = _convolution(
         _scaled_filters(STEM_FILTERS, width_coefficient),
         3,
         regularizer,
-        strides=pooling_slot.integer_strides(stem_strides, "stem"),
+        data_format,
+        strides=pooling_slot.convolution_strides(stem_strides, stage="stem"),
         name="stem_conv",
     )(x)
-    x = _normalize(x, "stem", activation=True)
+    x = _normalize(x, data_format, "stem", activation=True)
 
     repeats = [math.ceil(depth_coefficient * s.repeats) for s in stages]
     for i, stage in enumerate(stages):
@@ -195,17 +200,21 @@ def efficientnet(
                 * (sum(repeats[:i]) + j)
                 / sum(repeats),
                 regularizer=regularizer,
+                data_format=data_format,
                 name=f"block{i + 1}{string.ascii_lowercase[j]}_",
             )
     x = _convolution(
         _scaled_filters(HEAD_FILTERS, width_coefficient),
         1,
         regularizer,
+        data_format,
         name="top_conv",
     )(x)
-    x = _normalize(x, "top", activation=True)
+    x = _normalize(x, data_format, "top", activation=True)
     if include_top:
-        x = keras.layers.GlobalAveragePooling2D(name="avg_pool")(x)
+        x = keras.layers.GlobalAveragePooling2D(
+            data_format=data_format, name="avg_pool"
+        )(x)
         x = keras.layers.Dropout(dropout_rate, name="top_dropout")(x)
         x = keras.layers.Dense(
             num_output_classes,
@@ -230,36 +239,47 @@ def _inverted_residual(
     pooling_cls,
     drop_rate,
     regularizer,
+    data_format,
     name,
 ):
     """A block that is wide inside and narrow at both ends (MBConv)."""
-    in_filters = inputs.shape[_channel_axis()]
-    depthwise_strides, pooling = pooling_slot.downsampling(
-        pooling_cls, strides, name=f"{name}pooling"
-    )
+    in_filters = inputs.shape[_channel_axis(data_format)]
+    slot = f"{name}pooling"
+    pooling = pooling_slot.make_pooling(pooling_cls, strides, data_format, slot)
     x = inputs
     if expansion != 1:
         x = _convolution(
-            expansion * in_filters, 1, regularizer, name=f"{name}expand_conv"
+            expansion * in_filters,
+            1,
+            regularizer,
+            data_format,
+            name=f"{name}expand_conv",
         )(x)
-        x = _normalize(x, f"{name}expand", activation=True)
+        x = _normalize(x, data_format, f"{name}expand", activation=True)
     x = keras.layers.DepthwiseConv2D(
         kernel_size,
-        strides=depthwise_strides,
+        strides=pooling_slot.convolution_strides(strides, pooling_cls, slot),
         padding="same",
         use_bias=False,
+        data_format=data_format,
         depthwise_initializer=_initializer(),
         depthwise_regularizer=regularizer,
         name=f"{name}dwconv",
     )(x)
     if pooling is not None:
         x = pooling(x)
-    x = _normalize(x, name, activation=True)
+    x = _normalize(x, data_format, name, activation=True)
     x = _squeeze_and_excite(
-        x, max(1, int(in_filters * SQUEEZE_RATIO)), regularizer, name
+        x,
+        max(1, int(in_filters * SQUEEZE_RATIO)),
+        regularizer,
+        data_format,
+        name,
     )
-    x = _convolution(filters, 1, regularizer, name=f"{name}project_conv")(x)
-    x = _normalize(x, f"{name}project")
+    x = _convolution(
+        filters, 1, regularizer, data_format, name=f"{name}project_conv"
+    )(x)
+    x = _normalize(x, data_format, f"{name}project")
     if filters == in_filters and pooling_slot.strides_pair(strides) == (1, 1):
         if drop_rate:
             x = keras.layers.Dropout(
@@ -270,23 +290,25 @@ def _inverted_residual(
     return x
 
 
-def _squeeze_and_excite(inputs, filters, regularizer, name):
-    """Weighs the channels by what a small network makes of their averages."""
+def _squeeze_and_excite(inputs, filters, regularizer, data_format, name):
+    """Multiplies each channel by a weight, computed from all averages."""
     x = keras.layers.GlobalAveragePooling2D(
-        keepdims=True, name=f"{name}se_squeeze"
+        keepdims=True, data_format=data_format, name=f"{name}se_squeeze"
     )(inputs)
     x = _convolution(
         filters,
         1,
         regularizer,
+        data_format,
         use_bias=True,
         activation="silu",
         name=f"{name}se_reduce",
     )(x)
     x = _convolution(
-        inputs.shape[_channel_axis()],
+        inputs.shape[_channel_axis(data_format)],
         1,
         regularizer,
+        data_format,
         use_bias=True,
         activation="sigmoid",
         name=f"{name}se_expand",
@@ -294,22 +316,25 @@ def _squeeze_and_excite(inputs, filters, regularizer, name):
     return keras.layers.Multiply(name=f"{name}se_excite")([inputs, x])
 
 
-def _convolution(filters, kernel_size, regularizer, use_bias=False, **kwargs):
+def _convolution(
+    filters, kernel_size, regularizer, data_format, use_bias=False, **kwargs
+):
     return keras.layers.Conv2D(
         filters,
         kernel_size,
         padding="same",
         use_bias=use_bias,
+        data_format=data_format,
         kernel_initializer=_initializer(),
         kernel_regularizer=regularizer,
         **kwargs,
     )
 
 
-def _normalize(x, name, activation=False):
+def _normalize(x, data_format, name, activation=False):
     separator = "" if name.endswith("_") else "_"
     x = keras.layers.BatchNormalization(
-        axis=_channel_axis(), name=f"{name}{separator}bn"
+        axis=_channel_axis(data_format), name=f"{name}{separator}bn"
     )(x)
     if activation:
         x = keras.layers.Activation(
@@ -318,16 +343,15 @@ def _normalize(x, name, activation=False):
     return x
 
 
-def _imagenet_normalization(x):
-    if x.shape[_channel_axis()] != len(IMAGENET_MEAN):
+def _imagenet_normalization(x, data_format):
+    axis = _channel_axis(data_format)
+    if x.shape[axis] != len(IMAGENET_MEAN):
         raise ValueError(
             "`input_shape` must have three channels when "
             "`include_preprocessing=True`. "
             f"Received: input_shape={tuple(x.shape[1:])}"
         )
-    layer = keras.layers.Normalization(
-        axis=_channel_axis(), name="normalization"
-    )
+    layer = keras.layers.Normalization(axis=axis, name="normalization")
     x = layer(x)
     # Weights rather than constants, so that others can be carried over.
     layer.adapt_mean.assign(IMAGENET_MEAN)
@@ -343,8 +367,8 @@ def _scaled_filters(filters, width_coefficient, divisor=8):
     return scaled + divisor if scaled < 0.9 * product else scaled
 
 
-def _channel_axis():
-    return 1 if keras.config.image_data_format() == "channels_first" else -1
+def _channel_axis(data_format):
+    return 1 if data_format == "channels_first" else -1
 
 
 def _initializer():

@@ -1,78 +1,67 @@
-"""Slots for layers, above all the pooling slot: how a builder downsamples.
+"""The pooling slot: how a builder downsamples.
 
-Every builder takes `pooling_cls`. None stands for a strided convolution; any
-other value makes a pooling layer that follows a convolution without strides. A
-list has one of these for each stage of the network.
+Every builder takes `pooling_cls`. None stands for a strided convolution. Any
+other value makes a pooling layer, which follows a convolution without strides:
+
+    convolution(..., strides=convolution_strides(strides, pooling_cls))
+    pooling = make_pooling(pooling_cls, strides)  # None for None
+
+A list has one of these for each slot of the network.
 """
 
-import math
+import ast
+import contextlib
 from collections.abc import Mapping
 
 import keras
 
 # Config dicts and saved models name the layers of this module.
 import diffstride.layers.pooling  # noqa: F401
+from diffstride.validation import check_data_format, check_strides
 
 
-def downsampling(pooling_cls, strides, data_format=None, name=None):
-    """Splits the downsampling of a stage between convolution and pooling.
-
-    Args:
-        pooling_cls: None, or what `make_pooling` takes.
-        strides: number, or a tuple of two for height and width.
-        data_format: `"channels_last"`, `"channels_first"` or None. Defaults to
-            `keras.config.image_data_format()`.
-        name: string. Name of the pooling layer, and of the stage in errors.
-
-    Returns:
-        The strides of the convolution, a pair of integers, and the pooling
-        layer that follows it, or None.
-
-    Example:
-
-    >>> from diffstride.layers.pooling import SpatialPooling
-    >>> downsampling(None, 2.0)
-    ((2, 2), None)
-    >>> downsampling(SpatialPooling, 2, name="pooling")
-    ((1, 1), <SpatialPooling name=pooling, built=False>)
-    """
-    if pooling_cls is None:
-        return integer_strides(strides, name), None
-    return (1, 1), make_pooling(pooling_cls, strides, data_format, name)
-
-
-def make_pooling(pooling_cls, strides, data_format=None, name=None):
+def make_pooling(
+    pooling_cls, strides, data_format=None, name=None, dtype_policy=None
+):
     """Makes the pooling layer of one slot.
 
     Args:
-        pooling_cls: class, function or config dict. A class or function is
-            called as `pooling_cls(strides=..., data_format=..., name=...)`. A
-            dict is what `keras.saving.serialize_keras_object(layer)` returns;
+        pooling_cls: None, class, function or config dict. A class or function
+            is called as `pooling_cls(strides=..., data_format=..., name=...)`.
+            A dict is what `keras.saving.serialize_keras_object(layer)` returns;
             for the layers of this package `{"class_name": "DiffStride",
             "config": {"smoothness_factor": 2.0}}` is enough.
         strides: number, or a tuple of two for height and width. It takes the
             place of strides in the config dict.
         data_format: `"channels_last"`, `"channels_first"` or None. Defaults to
             `keras.config.image_data_format()`.
-        name: string. Name of the layer.
+        name: string. Name of the layer, and of the slot in errors.
+        dtype_policy: the dtype policy of the layer, unless `pooling_cls` names
+            one. Defaults to `keras.config.dtype_policy()`.
 
     Returns:
-        A Keras layer.
+        A Keras layer, or None if `pooling_cls` is None.
+
+    Example:
+
+    >>> make_pooling({"class_name": "DiffStride"}, 1.5, name="pooling")
+    <DiffStride name=pooling, built=False>
     """
+    if pooling_cls is None:
+        return None
     arguments = {
         "strides": strides_pair(strides, name),
-        "data_format": keras.config.image_data_format()
-        if data_format is None
-        else data_format,
+        "data_format": check_data_format(data_format),
         "name": name,
     }
     layer = None
-    if isinstance(pooling_cls, Mapping):
-        layer = _from_config(pooling_cls, arguments)
-    elif callable(pooling_cls) and not isinstance(
-        pooling_cls, keras.layers.Layer
-    ):
-        layer = pooling_cls(**arguments)
+    with _default_dtype_policy(dtype_policy):
+        if isinstance(pooling_cls, Mapping):
+            layer = _from_config(pooling_cls, arguments)
+        elif callable(pooling_cls) and not isinstance(
+            pooling_cls, keras.layers.Layer
+        ):
+            layer = pooling_cls(**arguments)
     if not isinstance(layer, keras.layers.Layer):
         raise TypeError(
             "`pooling_cls` must be None, or a class, a function or a config "
@@ -80,6 +69,65 @@ def make_pooling(pooling_cls, strides, data_format=None, name=None):
             f"Received: pooling_cls={pooling_cls}"
         )
     return layer
+
+
+def convolution_strides(strides, pooling_cls=None, stage=None):
+    """The strides of the convolution in front of a slot.
+
+    Args:
+        strides: number, or a tuple of two for height and width.
+        pooling_cls: what `make_pooling` takes. The convolution has no strides
+            if this makes a layer that has them.
+        stage: string or None. What the strides are for, named in errors.
+
+    Returns:
+        A tuple of two integers.
+
+    Example:
+
+    >>> convolution_strides(2.0)
+    (2, 2)
+    """
+    pair = strides_pair(strides, stage)
+    if pooling_cls is not None:
+        return (1, 1)
+    if not all(isinstance(stride, int) for stride in pair):
+        place = "" if stage is None else f" for {stage}"
+        raise ValueError(
+            "`strides` must be integers without a spectral pooling layer: "
+            "set `pooling_cls` for fractional ones. "
+            f"Received: strides={strides!r}{place}"
+        )
+    return pair
+
+
+def strides_pair(strides, stage=None):
+    """Strides of height and width; whole numbers become integers.
+
+    Convolutions and the pooling layers of Keras take integers alone.
+    """
+    return tuple(
+        int(stride) if stride.is_integer() else stride
+        for stride in check_strides(strides, 2, stage)
+    )
+
+
+def stage_strides(strides):
+    """A list of the strides of all stages.
+
+    A string is read as the list in it: `"1, 1, 2, 2, 2"` is how the gin files
+    of the 2022 release gave strides.
+    """
+    if not isinstance(strides, str):
+        return list(strides)
+    try:
+        return list(ast.literal_eval(strides))
+    except (SyntaxError, TypeError, ValueError):
+        raise ValueError(
+            "`strides` must be a list of numbers, or of tuples of two, or a "
+            "string of such a list, as '1, 1, 2, 2, 2'. "
+            f"Received: strides={strides!r}"
+        ) from None
 
 
 def per_stage(value, argument, stages):
@@ -94,70 +142,25 @@ def per_stage(value, argument, stages):
     return list(value)
 
 
-def make_layer(argument, layer, **options):
-    """Makes the layer of an argument that takes any layer.
+def pooling_config(pooling, strides):
+    """The config dict of a layer that `make_pooling` made from `strides`.
 
-    Args:
-        argument: string. Name of the argument, and of the layer.
-        layer: a layer; or a class or a function of `name`, or a config dict,
-            that makes one.
-        **options: what a class or a function is told besides.
-
-    Returns:
-        A Keras layer.
+    It has the strides inside, also if the layer does not tell them.
     """
-    made = layer
-    if isinstance(layer, keras.layers.Layer | Mapping) and options:
-        raise ValueError(
-            f"`{argument}` must be a class or a function to be told "
-            f"{sorted(options)}. Received: {argument}={layer}"
-        )
-    if isinstance(layer, Mapping):
-        made = keras.saving.deserialize_keras_object(dict(layer))
-    elif callable(layer) and not isinstance(layer, keras.layers.Layer):
-        made = layer(name=argument, **options)
-    if not isinstance(made, keras.layers.Layer):
-        raise TypeError(
-            f"`{argument}` must be a Keras layer, or a class, a function or a "
-            f"config dict that makes one. Received: {argument}={layer}"
-        )
-    return made
+    config = keras.saving.serialize_keras_object(pooling)
+    config["config"] = {"strides": strides, **config["config"]}
+    return config
 
 
-def pooling_config(pooling):
-    """The config dict from which `make_pooling` makes such a layer again."""
-    if pooling is None:
-        return None
-    return keras.saving.serialize_keras_object(pooling)
-
-
-def strides_pair(strides, stage=None):
-    """Strides of height and width from one number or two."""
+@contextlib.contextmanager
+def _default_dtype_policy(policy):
+    """Layers made in this context have the policy, unless they name another."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy or before)
     try:
-        pair = tuple(strides) if hasattr(strides, "__len__") else (strides,) * 2
-        valid = len(pair) == 2 and all(
-            1 <= stride < math.inf for stride in pair
-        )
-    except TypeError:
-        valid = False
-    if not valid or isinstance(strides, (str, bool)):
-        raise ValueError(
-            "`strides` must be a number of 1 or more, or a tuple of two. "
-            f"Received: strides={strides!r}{_in_stage(stage)}"
-        )
-    return pair
-
-
-def integer_strides(strides, stage=None):
-    """Strides of height and width as a convolution needs them."""
-    pair = strides_pair(strides, stage)
-    if any(stride != int(stride) for stride in pair):
-        raise ValueError(
-            "`strides` must be integers without a spectral pooling layer: "
-            "set `pooling_cls` for fractional ones. "
-            f"Received: strides={strides!r}{_in_stage(stage)}"
-        )
-    return tuple(int(stride) for stride in pair)
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def _from_config(config, arguments):
@@ -171,10 +174,6 @@ def _from_config(config, arguments):
         **config,
         "config": {**config.get("config", {}), **arguments},
     }
-    # The layer that owns the slot builds it, in shapes of its own.
+    # The layer that owns the slot builds it, for its own shapes.
     config.pop("build_config", None)
     return keras.saving.deserialize_keras_object(config)
-
-
-def _in_stage(stage):
-    return "" if stage is None else f" for {stage}"

@@ -1,19 +1,20 @@
 """Residual layers whose downsampling is a pooling slot.
 
 In a residual layer with a slot, one pooling layer serves the main path and the
-shortcut, so that both shrink alike even while their strides are learned:
+shortcut, so that both have one size even while their strides are learned:
 
     main:      convolution -> pooling -> convolution
     shortcut:  pooling -> 1x1 convolution, or nothing
 
-Pooling and a 1x1 convolution commute, one acting on space and the other on
-channels; pooling first leaves fewer operations to the convolution.
+The 2022 release pools the shortcut after its convolution. Pooling acts on space
+and a 1x1 convolution on channels, so the order does not change the numbers;
+pooling first leaves fewer operations to the convolution.
 
 References:
     - He et al., [Deep residual learning for image recognition](
       https://arxiv.org/abs/1512.03385), 2016: `pre_activation=False`.
     - He et al., [Identity mappings in deep residual networks](
-      https://arxiv.org/abs/1603.05027), 2016: `pre_activation=True`.
+      https://arxiv.org/abs/1603.05027), 2016: `activated_shortcut=True`.
     - Riad et al., [Learning strides in convolutional neural networks](
       https://arxiv.org/abs/2202.01653), 2022: section 2.4.1 and Figure 2.
 """
@@ -24,6 +25,10 @@ import keras
 from keras import ops
 
 from diffstride.models import pooling_slot
+from diffstride.validation import check_positive_integer
+
+# The behaviour of version 0.1, for configs saved before these were arguments.
+_VERSION_0_1 = {"activated_shortcut": True, "downsample_identity": True}
 
 
 def normalization(data_format, **kwargs):
@@ -56,12 +61,18 @@ def decay(weight_decay):
 class ResidualLayer(keras.layers.Layer):
     """Two convolutions and a shortcut, with a pooling slot between them.
 
+    By default it is the layer of the 2022 release: the projection reads the raw
+    input of the layer, and a layer without projection keeps the size of its
+    input, whatever `strides` and `pooling_cls` say. The data format differs
+    (`channels_first` was True), and so does batch normalisation, whose momentum
+    of 0.9 and epsilon of 1e-5 are what the config of the release bound.
+
     Args:
         filters: integer. Number of output channels.
         kernel_size: integer or tuple of two. Size of both convolutions.
             Defaults to 3.
         strides: number or tuple of two. Downsampling factors of height and
-            width, integers where `pooling_cls` is None. Defaults to 1.
+            width, integers if `pooling_cls` is None. Defaults to `(1, 1)`.
         pooling_cls: None for a strided convolution, or a class, a function or a
             config dict that makes a pooling layer (see
             `diffstride.models.pooling_slot`), which follows the first
@@ -71,10 +82,15 @@ class ResidualLayer(keras.layers.Layer):
         channels_first: whether inputs are `(batch, channels, height, width)`.
             Defaults to False.
         weight_decay: float. Factor of the L2 penalty on the kernels. Defaults
-            to 0.
+            to 5e-3.
         pre_activation: whether batch normalisation and rectification precede
             each convolution (He et al., 2016b) or follow it (He et al., 2016a).
             Defaults to True.
+        activated_shortcut: whether the projection reads the normalised and
+            rectified input, as the first convolution does (He et al., 2016b).
+            Only with `pre_activation=True`. Defaults to False.
+        downsample_identity: whether a layer without projection downsamples too,
+            so that its shortcut is only pooled. Defaults to False.
 
     Input shape:
         `(batch, height, width, channels)`, or `(batch, channels, height,
@@ -95,27 +111,41 @@ class ResidualLayer(keras.layers.Layer):
         self,
         filters,
         kernel_size=3,
-        strides=1,
+        strides=(1, 1),
         pooling_cls=None,
         project=False,
         channels_first=False,
-        weight_decay=0.0,
+        weight_decay=5e-3,
+        *,
         pre_activation=True,
+        activated_shortcut=False,
+        downsample_identity=False,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.filters = filters
         self.kernel_size = kernel_size
-        self.strides = strides
+        self.strides = pooling_slot.strides_pair(strides, self.name)
+        if not project and not downsample_identity:
+            self.strides, pooling_cls = (1, 1), None
         self.project = project
         self.channels_first = channels_first
         self.weight_decay = weight_decay
         self.pre_activation = pre_activation
+        self.activated_shortcut = activated_shortcut
+        self.downsample_identity = downsample_identity
         self.input_spec = keras.layers.InputSpec(ndim=4)
 
         data_format = "channels_first" if channels_first else "channels_last"
-        convolution_strides, self.pooling = pooling_slot.downsampling(
-            pooling_cls, strides, data_format, f"{self.name}_pooling"
+        convolution_strides = pooling_slot.convolution_strides(
+            self.strides, pooling_cls, self.name
+        )
+        self.pooling = pooling_slot.make_pooling(
+            pooling_cls,
+            self.strides,
+            data_format,
+            f"{self.name}_pooling",
+            self.dtype_policy,
         )
         convolve = functools.partial(
             convolution,
@@ -144,13 +174,15 @@ class ResidualLayer(keras.layers.Layer):
                     name="shortcut_normalization"
                 )
         elif convolution_strides != (1, 1):
-            # Without parameters: the pixels that a 1x1 convolution would read.
+            # No parameters: it takes the pixels that a strided 1x1 convolution
+            # would read.
             self.shortcut = keras.layers.MaxPooling2D(
                 1,
                 strides=convolution_strides,
                 padding="same",
                 data_format=data_format,
                 name="shortcut",
+                dtype=self.dtype_policy,
             )
 
     def build(self, input_shape):
@@ -182,12 +214,11 @@ class ResidualLayer(keras.layers.Layer):
         x = shortcut = inputs
         if self.pre_activation:
             x = self._rectify(self.normalization1, x, training)
-            # A projection reads what the convolution reads.
-            shortcut = x if self.project else inputs
+            if self.activated_shortcut and self.project:
+                shortcut = x
         x = self.convolution1(x)
         if self.pooling is not None:
             x = self.pooling(x)
-            shortcut = self.pooling(shortcut)
         if self.pre_activation:
             x = self._rectify(self.normalization2, x, training)
         else:
@@ -195,6 +226,8 @@ class ResidualLayer(keras.layers.Layer):
         x = self.convolution2(x)
         if not self.pre_activation:
             x = self.normalization2(x, training=training)
+        if self.pooling is not None:
+            shortcut = self.pooling(shortcut)
         if self.shortcut is not None:
             shortcut = self.shortcut(shortcut)
         if self.shortcut_normalization is not None:
@@ -212,42 +245,50 @@ class ResidualLayer(keras.layers.Layer):
         return self.convolution2.compute_output_shape(shape)
 
     def get_config(self):
+        if self.pooling is None:
+            slot = {"strides": self.strides, "pooling_cls": None}
+        else:
+            # The config of the pooling layer is the only place of the strides.
+            config = pooling_slot.pooling_config(self.pooling, self.strides)
+            slot = {"pooling_cls": config}
         return {
             **super().get_config(),
             "filters": self.filters,
             "kernel_size": self.kernel_size,
-            "strides": self.strides,
-            "pooling_cls": pooling_slot.pooling_config(self.pooling),
+            **slot,
             "project": self.project,
             "channels_first": self.channels_first,
             "weight_decay": self.weight_decay,
             "pre_activation": self.pre_activation,
+            "activated_shortcut": self.activated_shortcut,
+            "downsample_identity": self.downsample_identity,
         }
+
+    @classmethod
+    def from_config(cls, config):
+        return super().from_config(_with_strides(_VERSION_0_1 | config))
 
 
 @keras.saving.register_keras_serializable(package="diffstride")
 class ResnetBlock(keras.layers.Layer):
-    """Residual layers at one resolution; the first of them downsamples.
+    """Residual layers of one size; the first of them downsamples.
+
+    By default it is the block of the 2022 release: if `project_first` is False,
+    all layers keep the size of their input, whatever `strides` says.
 
     Args:
         filters: integer. Number of output channels.
-        kernel_size: integer or tuple of two. Size of the convolutions.
-            Defaults to 3.
         strides: number or tuple of two. Downsampling factors of the first
             layer. Defaults to 1.
-        pooling_cls: None, class, function or config dict. The pooling slot of
-            the first layer (see `diffstride.models.pooling_slot`).
         num_layers: integer. Number of residual layers. Defaults to 2.
         project_first: whether the shortcut of the first layer is a 1x1
             convolution. Defaults to True.
-        id_only: whether all layers are identity layers: no projection, no slot,
-            no downsampling. Defaults to False.
-        channels_first: whether inputs are `(batch, channels, height, width)`.
-            Defaults to False.
-        weight_decay: float. Factor of the L2 penalty on the kernels. Defaults
-            to 0.
-        pre_activation: whether batch normalisation and rectification precede
-            each convolution or follow it. Defaults to True.
+        pooling_cls: None, class, function or config dict. The pooling slot of
+            the first layer (see `diffstride.models.pooling_slot`).
+        **kwargs: the other arguments of `ResidualLayer`, for all layers.
+
+    Attributes:
+        layers: the residual layers.
 
     Input and output shape:
         As `ResidualLayer`.
@@ -262,38 +303,19 @@ class ResnetBlock(keras.layers.Layer):
     def __init__(
         self,
         filters,
-        kernel_size=3,
         strides=1,
-        pooling_cls=None,
         num_layers=2,
         project_first=True,
-        id_only=False,
-        channels_first=False,
-        weight_decay=0.0,
-        pre_activation=True,
+        *,
+        pooling_cls=None,
+        name=None,
+        trainable=True,
+        dtype=None,
         **kwargs,
     ):
-        super().__init__(**kwargs)
-        self.filters = filters
-        self.kernel_size = kernel_size
-        self.strides = strides
-        self.num_layers = num_layers
-        self.project_first = project_first
-        self.id_only = id_only
-        self.channels_first = channels_first
-        self.weight_decay = weight_decay
-        self.pre_activation = pre_activation
+        super().__init__(name=name, trainable=trainable, dtype=dtype)
+        check_positive_integer(num_layers, "num_layers")
         self.input_spec = keras.layers.InputSpec(ndim=4)
-        if num_layers < 1:
-            raise ValueError(
-                "`num_layers` must be 1 or more. "
-                f"Received: num_layers={num_layers} for {self.name}"
-            )
-        if id_only and pooling_slot.strides_pair(strides, self.name) != (1, 1):
-            raise ValueError(
-                "`strides` must be 1 when `id_only=True`. "
-                f"Received: strides={strides} for {self.name}"
-            )
         first = {
             "strides": strides,
             "pooling_cls": pooling_cls,
@@ -302,16 +324,27 @@ class ResnetBlock(keras.layers.Layer):
         self.residual_layers = [
             ResidualLayer(
                 filters,
-                kernel_size,
-                channels_first=channels_first,
-                weight_decay=weight_decay,
-                pre_activation=pre_activation,
                 dtype=self.dtype_policy,
                 name=f"{self.name}_layer{index + 1}",
-                **(first if index == 0 and not id_only else {}),
+                **(first if index == 0 else {}),
+                **kwargs,
             )
             for index in range(num_layers)
         ]
+
+    @property
+    def layers(self):
+        return self.residual_layers
+
+    def __dir__(self):
+        # Keras saves weights under the first attribute in `dir` that has them.
+        # Hide `layers`, because files of version 0.1 say `residual_layers`.
+        return [name for name in super().__dir__() if name != "layers"]
+
+    @property
+    def strides(self):
+        """Initial downsampling factors of height and width."""
+        return self.residual_layers[0].strides
 
     def build(self, input_shape):
         for layer in self.residual_layers:
@@ -329,18 +362,27 @@ class ResnetBlock(keras.layers.Layer):
         return input_shape
 
     def get_config(self):
+        config = self.residual_layers[0].get_config()
+        project_first = config.pop("project")
         return {
+            **config,
             **super().get_config(),
-            "filters": self.filters,
-            "kernel_size": self.kernel_size,
-            "strides": self.strides,
-            "pooling_cls": pooling_slot.pooling_config(
-                self.residual_layers[0].pooling
-            ),
-            "num_layers": self.num_layers,
-            "project_first": self.project_first,
-            "id_only": self.id_only,
-            "channels_first": self.channels_first,
-            "weight_decay": self.weight_decay,
-            "pre_activation": self.pre_activation,
+            "num_layers": len(self.residual_layers),
+            "project_first": project_first,
         }
+
+    @classmethod
+    def from_config(cls, config):
+        config = _VERSION_0_1 | config
+        # In version 0.1 this meant identity layers that keep the size.
+        if config.pop("id_only", False):
+            config |= {"project_first": False, "downsample_identity": False}
+        return super().from_config(_with_strides(config))
+
+
+def _with_strides(config):
+    """Takes strides that the config does not name from its pooling layer."""
+    if "strides" not in config:
+        strides = config["pooling_cls"]["config"]["strides"]
+        config = {**config, "strides": strides}
+    return config

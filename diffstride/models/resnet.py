@@ -1,12 +1,21 @@
 """Residual networks whose downsampling is a pooling slot.
 
-The slot sits in the first layer of every block. In the first block of a
-ResNet-18 this layer keeps its channels and starts with strides of 1, where
-fixed spectral pooling does nothing and DiffStride keeps the size of the map.
-Each of the four slots holds two strides, which makes the 11,172,178
-trainable parameters of the 2022 release on CIFAR-10, against 11,172,170
-without. The paper learns three strides on CIFAR; `id_only=(True, False, False,
-False)` takes the slot out of the first block, and two parameters with it.
+Three variants of the ResNet-18 for images of 32x32 pixels differ in where the
+strides are:
+
+- The 2022 release, the default. The stem has a slot, right after its
+  convolution, and so have the last three blocks; the first block has identity
+  layers only. Each of the four slots holds two strides, which makes 11,172,178
+  trainable parameters on CIFAR-10, against 11,172,170 without.
+- The paper, which learns the strides of the three shortcut blocks on CIFAR:
+  `stem_slot=False`, in `configs/papers/diffstride/cifar10.gin` and
+  `cifar100.gin`.
+- Ours, in `configs/modern.gin`, `configs/quickstart.gin` and
+  `configs/studies/`: `stem_slot=False` and `downsample_identity=True`, so that
+  the first block has a slot in place of the stem, and
+  `activated_shortcut=True`.
+
+`resnet18_imagenet` has a slot in each of its four blocks, as the paper says.
 
 References:
     - He et al., [Deep residual learning for image recognition](
@@ -18,6 +27,9 @@ References:
     - Rafif et al., [Hybrid of DiffStride and spectral pooling in convolutional
       neural networks](https://arxiv.org/abs/2401.09008), 2024.
 """
+
+import inspect
+import numbers
 
 import keras
 
@@ -38,54 +50,75 @@ __all__ = [
 
 
 def Resnet(
-    filters=(64, 64, 128, 256, 512),
-    kernel_size=3,
-    strides=(1, 1, 2, 2, 2),
-    pooling_cls=None,
-    num_layers=2,
-    project_first=None,
-    id_only=False,
+    filters,
+    strides,
     num_output_classes=10,
     output_activation=None,
+    id_only=(),
+    channels_first=False,
+    pooling_cls=None,
+    weight_decay=5e-3,
+    *,
     input_shape=None,
+    kernel_size=3,
+    num_layers=2,
+    stem_slot=True,
     imagenet_stem=False,
     pre_activation=True,
+    activated_shortcut=False,
+    downsample_identity=False,
     head_pooling=None,
     head_strides=2,
-    channels_first=False,
-    weight_decay=0.0,
     name="resnet",
 ):
     """Builds a residual network: stem, blocks of residual layers, classifier.
+
+    By default it is the network of the 2022 release, with these differences: it
+    computes in `channels_last`, its batch normalisation has the momentum of 0.9
+    and the epsilon of 1e-5 that the config of the release bound (from Python it
+    had 0.99 and 1e-3), the moving variance is that of Keras 3, `training` is
+    False in a plain call (it was True), and bad arguments are errors.
 
     Args:
         filters: tuple of integers, the channels of the stem and of each block;
             or one integer, which the stem and the first block have and every
             further block doubles.
-        kernel_size: integer or tuple of two. Size of the convolutions, but for
-            the stem of ImageNet.
         strides: tuple with one entry for the stem and one for each block, each
-            a number or a tuple of two. The stem needs integers, the blocks do
-            where `pooling_cls` is None.
-        pooling_cls: None for strided convolutions, or a class, a function or a
-            config dict that makes the pooling layer of each block (see
-            `diffstride.models.pooling_slot`); or a list with one of these for
-            each block.
-        num_layers: integer, or one for each block. Residual layers in a block.
-        project_first: boolean, or one for each block: whether its first
-            shortcut is a 1x1 convolution. None, the default, says yes where
-            the number of channels changes.
-        id_only: boolean, or one for each block: whether the block has identity
-            layers only, and no slot. Defaults to False.
+            a number or a tuple of two; or a string of such a list. Integers
+            where there is no pooling layer.
         num_output_classes: integer. Defaults to 10.
         output_activation: activation of the classifier. None, the default,
             gives logits.
-        input_shape: shape of one image. Height and width may be None. Defaults
-            to 32x32 pixels in three channels.
+        id_only: tuple with the indices, from 0, of the blocks whose layers are
+            all identity layers. The first layer of any other block has a 1x1
+            convolution on its shortcut, with equal channels too. Defaults to
+            none.
+        channels_first: whether to compute in `(batch, channels, height,
+            width)`; the model transposes its images first. Defaults to False.
+        pooling_cls: None for strided convolutions, or a class, a function or a
+            config dict that makes the pooling layer of each slot (see
+            `diffstride.models.pooling_slot`); or a list with one of these for
+            the stem, if `stem_slot`, and one for each block.
+        weight_decay: float. Factor of the L2 penalty on all kernels and on the
+            bias of the classifier. Defaults to 5e-3.
+        input_shape: shape of one image, `(height, width, channels)`. Height and
+            width may be None. If None, the default, the model is built by its
+            first call, or by `model.build((None, height, width, channels))`.
+        kernel_size: integer or tuple of two. Size of the convolutions in the
+            blocks. Defaults to 3.
+        num_layers: integer, or one for each block. Residual layers in a block.
+        stem_slot: whether `pooling_cls` also makes a pooling layer after the
+            convolution of the stem. If False, this convolution has the strides,
+            which must then be integers. Defaults to True.
         imagenet_stem: whether the stem is a 7x7 convolution and max pooling by
-            2. Defaults to False: a convolution of `kernel_size`.
+            2. Defaults to False: a 3x3 convolution.
         pre_activation: whether batch normalisation and rectification precede
             each convolution or follow it. Defaults to True.
+        activated_shortcut: whether projections read the normalised and
+            rectified input of their layer. Defaults to False.
+        downsample_identity: whether the first layer of a block in `id_only`
+            has strides and a slot. Defaults to False: such a block keeps the
+            size of its input, whatever `strides` says.
         head_pooling: None, class, function or config dict. A pooling layer in
             front of the global average (Rafif et al., 2024, put spectral
             pooling there). The average of a map is its frequency zero, which
@@ -94,14 +127,10 @@ def Resnet(
             `"backward"`, and changes nothing with `"forward"`.
         head_strides: number or tuple of two. Strides of `head_pooling`.
             Defaults to 2.
-        channels_first: whether images are `(channels, height, width)`. Defaults
-            to False.
-        weight_decay: float. Factor of the L2 penalty on the kernels. Defaults
-            to 0.
         name: string. Name of the model.
 
     Returns:
-        A Functional Keras model.
+        A Sequential Keras model for images `(batch, height, width, channels)`.
 
     Example:
 
@@ -109,222 +138,223 @@ def Resnet(
     >>> tuple(model(np.ones((2, 32, 32, 3))).shape)
     (2, 10)
     """
+    strides = pooling_slot.stage_strides(strides)
     blocks = len(strides) - 1
-    if isinstance(filters, int):
+    if isinstance(filters, numbers.Integral):
         filters = [filters * 2 ** max(i - 1, 0) for i in range(blocks + 1)]
     if blocks < 1 or len(filters) != blocks + 1:
         raise ValueError(
             "`strides` and `filters` must have one entry for the stem and one "
             f"for each block. Received: strides={strides}, filters={filters}"
         )
-    if project_first is None:
-        project_first = [filters[i] != filters[i + 1] for i in range(blocks)]
-    pooling_cls = pooling_slot.per_stage(pooling_cls, "pooling_cls", blocks)
+    _check_id_only(id_only, blocks)
     num_layers = pooling_slot.per_stage(num_layers, "num_layers", blocks)
-    project_first = pooling_slot.per_stage(
-        project_first, "project_first", blocks
-    )
-    id_only = pooling_slot.per_stage(id_only, "id_only", blocks)
+    slots = blocks + 1 if stem_slot else blocks
+    pooling_cls = pooling_slot.per_stage(pooling_cls, "pooling_cls", slots)
+    if not stem_slot:
+        pooling_cls.insert(0, None)
     data_format = "channels_first" if channels_first else "channels_last"
-    if input_shape is None:
-        input_shape = (3, 32, 32) if channels_first else (32, 32, 3)
 
-    inputs = x = keras.Input(input_shape, name="images")
-    x = residual.convolution(
-        filters[0],
-        7 if imagenet_stem else kernel_size,
-        weight_decay=weight_decay,
-        data_format=data_format,
-        strides=pooling_slot.integer_strides(strides[0], "stem"),
-        name="stem_convolution",
-    )(x)
-    if not pre_activation:
-        x = residual.normalization(data_format, name="stem_normalization")(x)
-        x = keras.layers.ReLU(name="stem_activation")(x)
-    if imagenet_stem:
-        x = keras.layers.MaxPooling2D(
-            3,
-            strides=2,
-            padding="same",
+    layers = [
+        keras.layers.Permute((3, 1, 2), name="to_channels_first")
+        if channels_first
+        else None,
+        residual.convolution(
+            filters[0],
+            7 if imagenet_stem else 3,
+            weight_decay=weight_decay,
             data_format=data_format,
-            name="stem_pooling",
-        )(x)
-    for i in range(blocks):
-        x = ResnetBlock(
+            strides=pooling_slot.convolution_strides(
+                strides[0], pooling_cls[0], "stem"
+            ),
+            name="stem_convolution",
+        ),
+        pooling_slot.make_pooling(
+            pooling_cls[0], strides[0], data_format, "stem_pooling"
+        ),
+    ]
+    if not pre_activation:
+        layers += [
+            residual.normalization(data_format, name="stem_normalization"),
+            keras.layers.ReLU(name="stem_activation"),
+        ]
+    if imagenet_stem:
+        layers.append(
+            keras.layers.MaxPooling2D(
+                3,
+                strides=2,
+                padding="same",
+                data_format=data_format,
+                name="stem_max_pooling",
+            )
+        )
+    layers += [
+        ResnetBlock(
             filters[i + 1],
-            kernel_size,
             strides[i + 1],
-            pooling_cls[i],
             num_layers=num_layers[i],
-            project_first=project_first[i],
-            id_only=id_only[i],
+            project_first=i not in id_only,
+            kernel_size=kernel_size,
+            pooling_cls=pooling_cls[i + 1],
             channels_first=channels_first,
             weight_decay=weight_decay,
             pre_activation=pre_activation,
+            activated_shortcut=activated_shortcut,
+            downsample_identity=downsample_identity,
             name=f"block{i + 1}",
-        )(x)
+        )
+        for i in range(blocks)
+    ]
     if pre_activation:
-        x = residual.normalization(data_format, name="head_normalization")(x)
-        x = keras.layers.ReLU(name="head_activation")(x)
-    if head_pooling is not None:
-        x = pooling_slot.make_pooling(
+        layers += [
+            residual.normalization(data_format, name="head_normalization"),
+            keras.layers.ReLU(name="head_activation"),
+        ]
+    layers += [
+        pooling_slot.make_pooling(
             head_pooling, head_strides, data_format, "head_pooling"
-        )(x)
-    x = keras.layers.GlobalAveragePooling2D(
-        data_format=data_format, name="global_pooling"
-    )(x)
-    outputs = keras.layers.Dense(
-        num_output_classes,
-        activation=output_activation,
-        kernel_regularizer=residual.decay(weight_decay),
-        name="predictions",
-        # Losses and probabilities in full precision.
-        dtype="float32",
-    )(x)
-    return keras.Model(inputs, outputs, name=name)
+        ),
+        keras.layers.GlobalAveragePooling2D(
+            data_format=data_format, name="global_pooling"
+        ),
+        keras.layers.Dense(
+            num_output_classes,
+            activation=output_activation,
+            kernel_initializer="he_normal",
+            kernel_regularizer=residual.decay(weight_decay),
+            bias_regularizer=residual.decay(weight_decay),
+            name="predictions",
+            # Losses and probabilities in full precision.
+            dtype="float32",
+        ),
+    ]
+    if input_shape is not None:
+        layers.insert(0, keras.Input(input_shape, name="images"))
+    return keras.Sequential(
+        [layer for layer in layers if layer is not None], name=name
+    )
 
 
+def _check_id_only(id_only, blocks):
+    valid = isinstance(id_only, (list, tuple, set)) and all(
+        isinstance(index, numbers.Integral)
+        and not isinstance(index, bool)
+        and 0 <= index < blocks
+        for index in id_only
+    )
+    if not valid:
+        raise ValueError(
+            "`id_only` must be a tuple with indices of blocks, from 0 to "
+            f"{blocks - 1}. Received: id_only={id_only}"
+        )
+
+
+def _with_arguments_of_resnet(function):
+    """Names the arguments that a function hands to `Resnet` by `**kwargs`.
+
+    Gin and help pages read them from the signature, so that gin can bind each
+    of them and refuses any other.
+    """
+    own = {
+        name: parameter
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+    }
+    others = [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for name, parameter in inspect.signature(Resnet).parameters.items()
+        if name not in own
+    ]
+    function.__signature__ = inspect.Signature([*own.values(), *others])
+    return function
+
+
+@_with_arguments_of_resnet
 def resnet18(
-    filters=64,
-    kernel_size=3,
-    strides=(1, 1, 2, 2, 2),
-    pooling_cls=None,
-    num_layers=2,
-    project_first=None,
-    id_only=False,
-    num_output_classes=10,
-    output_activation=None,
-    input_shape=None,
-    pre_activation=True,
-    head_pooling=None,
-    head_strides=2,
-    channels_first=False,
-    weight_decay=0.0,
+    strides=None,
+    *,
+    filters=(64, 64, 128, 256, 512),
+    id_only=(0,),
     name="resnet18",
+    **kwargs,
 ):
     """Builds the ResNet-18 for images of 32x32 pixels.
 
-    Four blocks of two residual layers, 64 to 512 channels. With three input
-    channels and 10 classes it has 11,172,170 trainable parameters, and
-    11,172,178 with DiffStride. Without pre-activation there are 1,792 more.
+    Four blocks of two residual layers, 64 to 512 channels, the first block with
+    identity layers only. With three input channels and 10 classes it has
+    11,172,170 trainable parameters, and 11,172,178 with DiffStride.
 
-    Args: those of `Resnet`. `filters=16` makes a network for a CPU.
+    Args: those of `Resnet`. `strides` defaults to `(1, 1, 2, 2, 2)`.
+        `filters=16` makes a network for a CPU.
 
     Example:
 
-    >>> model = resnet18(filters=4, strides=(1, 1, 3, 2, 3))
+    >>> model = resnet18([1, 1, 3, 2, 3], filters=4)
     >>> tuple(model(np.ones((2, 32, 32, 3))).shape)
     (2, 10)
     """
-    return Resnet(
-        filters=filters,
-        kernel_size=kernel_size,
-        strides=strides,
-        pooling_cls=pooling_cls,
-        num_layers=num_layers,
-        project_first=project_first,
-        id_only=id_only,
-        num_output_classes=num_output_classes,
-        output_activation=output_activation,
-        input_shape=input_shape,
-        imagenet_stem=False,
-        pre_activation=pre_activation,
-        head_pooling=head_pooling,
-        head_strides=head_strides,
-        channels_first=channels_first,
-        weight_decay=weight_decay,
-        name=name,
-    )
+    strides = (1, 1, 2, 2, 2) if strides is None else strides
+    return Resnet(filters, strides, id_only=id_only, name=name, **kwargs)
 
 
+@_with_arguments_of_resnet
 def resnet56(
-    filters=16,
-    kernel_size=3,
-    strides=(1, 1, 2, 2),
-    pooling_cls=None,
+    strides=None,
+    *,
+    filters=(16, 16, 32, 64),
     num_layers=9,
-    project_first=None,
-    id_only=False,
-    num_output_classes=10,
-    output_activation=None,
-    input_shape=None,
-    pre_activation=True,
-    head_pooling=None,
-    head_strides=2,
-    channels_first=False,
-    weight_decay=0.0,
     name="resnet56",
+    **kwargs,
 ):
     """Builds the ResNet-56 for images of 32x32 pixels.
 
-    Three blocks of nine residual layers, 16 to 64 channels.
+    Three blocks of nine residual layers, 16 to 64 channels. With three input
+    channels and 10 classes it has 855,834 trainable parameters, and 855,842
+    with DiffStride.
 
-    Args: those of `Resnet`.
+    Args: those of `Resnet`. `strides` defaults to `(1, 1, 2, 2)`.
     """
-    return Resnet(
-        filters=filters,
-        kernel_size=kernel_size,
-        strides=strides,
-        pooling_cls=pooling_cls,
-        num_layers=num_layers,
-        project_first=project_first,
-        id_only=id_only,
-        num_output_classes=num_output_classes,
-        output_activation=output_activation,
-        input_shape=input_shape,
-        imagenet_stem=False,
-        pre_activation=pre_activation,
-        head_pooling=head_pooling,
-        head_strides=head_strides,
-        channels_first=channels_first,
-        weight_decay=weight_decay,
-        name=name,
-    )
+    strides = (1, 1, 2, 2) if strides is None else strides
+    return Resnet(filters, strides, num_layers=num_layers, name=name, **kwargs)
 
 
+@_with_arguments_of_resnet
 def resnet18_imagenet(
-    filters=64,
-    kernel_size=3,
-    strides=(2, 1, 2, 2, 2),
-    pooling_cls=None,
-    num_layers=2,
-    project_first=None,
-    id_only=False,
+    strides=None,
+    *,
+    filters=(64, 64, 128, 256, 512),
     num_output_classes=1000,
-    output_activation=None,
-    input_shape=(224, 224, 3),
-    pre_activation=False,
-    head_pooling=None,
-    head_strides=2,
-    channels_first=False,
+    id_only=(0,),
     weight_decay=0.0,
+    input_shape=(224, 224, 3),
+    stem_slot=False,
+    imagenet_stem=True,
+    pre_activation=False,
+    downsample_identity=True,
     name="resnet18",
+    **kwargs,
 ):
-    """Builds the ResNet-18 for ImageNet.
+    """Builds the ResNet-18 for ImageNet, as the paper has it.
 
     A 7x7 convolution and max pooling, by 2 each, then four blocks whose strides
     are all learned with DiffStride, those of the first identity layer among
     them (section 3.2 of the paper). It follows He et al., 2016a: 11,689,512
-    trainable parameters, 11,689,520 with DiffStride.
+    trainable parameters, 11,689,520 with DiffStride. The 2022 release has no
+    such network.
 
-    Args: those of `Resnet`.
+    Args: those of `Resnet`. `strides` defaults to `(2, 1, 2, 2, 2)`.
     """
     return Resnet(
-        filters=filters,
-        kernel_size=kernel_size,
-        strides=strides,
-        pooling_cls=pooling_cls,
-        num_layers=num_layers,
-        project_first=project_first,
-        id_only=id_only,
+        filters,
+        (2, 1, 2, 2, 2) if strides is None else strides,
         num_output_classes=num_output_classes,
-        output_activation=output_activation,
-        input_shape=input_shape,
-        imagenet_stem=True,
-        pre_activation=pre_activation,
-        head_pooling=head_pooling,
-        head_strides=head_strides,
-        channels_first=channels_first,
+        id_only=id_only,
         weight_decay=weight_decay,
+        input_shape=input_shape,
+        stem_slot=stem_slot,
+        imagenet_stem=imagenet_stem,
+        pre_activation=pre_activation,
+        downsample_identity=downsample_identity,
         name=name,
+        **kwargs,
     )
