@@ -291,5 +291,5 @@ def test_errors():
     ]:
         with pytest.raises(error, match=message):
             small(**arguments)
-    with pytest.raises(ValueError, match="`window` must be an integer"):
+    with pytest.raises(ValueError, match="`window` must be a positive integer"):
         SplitWindows(0)

@@ -101,7 +101,8 @@ def test_output_shape_is_honest():
         DiffStride((2, 3), trainable=False),
         DiffStride((2, 3), cropping=False),
         FixedSpectralPooling((2, 3)),
-        SpatialPooling((2, 3)),
+        SpatialPooling((2, 3), (2, 3)),
+        SpatialPooling(3, 2, padding="valid"),
     ]:
         for sizes in [(1, 2), (64, 65)]:
             shape = layer.compute_output_shape((None, *sizes, 3))

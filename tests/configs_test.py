@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from diffstride import configurables
+from diffstride.analysis.learned_layers import learned_layers
 from diffstride.data import audio
 from diffstride.data.clips import collect
 from diffstride.data.tfds_source import write_tfds
@@ -259,6 +260,35 @@ def test_header_has_the_command_of_this_file(experiment):
     assert all(line.startswith("#") for line in header.splitlines())
     assert f"--gin_file=configs/{experiment}" in header
     assert re.search(r"--workdir=\S+", header)
+
+
+@pytest.mark.parametrize(
+    "config, slots, activated_shortcut",
+    [
+        ("papers/diffstride/release_cifar10.gin", "stem 2 3 4", False),
+        ("papers/diffstride/release_cifar100.gin", "stem 2 3 4", False),
+        ("papers/hybrid/cifar10.gin", "stem 2 3 4", False),
+        ("papers/hybrid/cifar100.gin", "stem 2 3 4", False),
+        ("papers/diffstride/cifar10.gin", "2 3 4", False),
+        ("papers/diffstride/cifar100_diffstride.gin", "2 3 4", False),
+        ("modern.gin", "1 2 3 4", True),
+        ("studies/cifar10_small.gin", "1 2 3 4", True),
+        ("studies/textures.gin", "1 2 3", True),
+        ("quickstart.gin", "1 2 3", True),
+    ],
+)
+def test_which_resnet18_a_config_trains(config, slots, activated_shortcut):
+    filters = "resnet.resnet18.filters = 2"
+    configurables.parse([config, "pooling/diffstride.gin"], [filters])
+    with keras.StatelessScope(initialize_variables=False):
+        model = gin.get_configurable("resnet.resnet18")(input_shape=(32, 32, 3))
+    names = [
+        "stem_pooling" if slot == "stem" else f"block{slot}_layer1_pooling"
+        for slot in slots.split()
+    ]
+    assert [layer.name for layer in learned_layers(model)] == names
+    block = model.get_layer("block2")
+    assert block.layers[0].activated_shortcut == activated_shortcut
 
 
 def in_no_experiment(fragment):

@@ -151,6 +151,21 @@ def test_data_formats_agree(pooling_cls, imagenet_stem):
     )
 
 
+@pytest.mark.parametrize("imagenet_stem", [True, False])
+def test_data_format_reaches_all_layers(imagenet_stem):
+    keras.config.set_image_data_format("channels_first")
+    with without_weights():
+        model = tiny(
+            imagenet_stem=imagenet_stem,
+            data_format="channels_last",
+            input_shape=(32, 32, 3),
+        )
+    formats = {getattr(layer, "data_format", None) for layer in model.layers}
+    assert formats == {None, "channels_last"}
+    axes = {getattr(layer, "axis", None) for layer in model.layers}
+    assert axes <= {None, -1, 3}
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [

@@ -175,13 +175,32 @@ def test_every_weight_learns_in_fit():
 def test_data_formats_agree(pooling_cls):
     last = tiny(pooling_cls)
     randomize_statistics(last)
-    keras.config.set_image_data_format("channels_first")
-    first = tiny(pooling_cls, input_shape=(3, 16, 16))
+    first = tiny(
+        pooling_cls, input_shape=(3, 16, 16), data_format="channels_first"
+    )
     first.set_weights(last.get_weights())
     x = images(2, 16, 16, 3)
     np.testing.assert_allclose(
         first(x.transpose(0, 3, 1, 2)), last(x), rtol=1e-4, atol=1e-4
     )
+
+
+def test_data_format_reaches_all_layers():
+    keras.config.set_image_data_format("channels_first")
+    with without_weights():
+        assert tiny(input_shape=None).input_shape == (None, 3, 32, 32)
+        model = tiny(
+            FixedSpectralPooling,
+            data_format="channels_last",
+            input_shape=None,
+            resize_to=24,
+            include_preprocessing=True,
+        )
+    assert model.input_shape == (None, 32, 32, 3)
+    formats = {getattr(layer, "data_format", None) for layer in model.layers}
+    assert formats == {None, "channels_last"}
+    axes = {getattr(layer, "axis", None) for layer in model.layers}
+    assert axes <= {None, -1, 3, (-1,), (3,)}
 
 
 def test_pooling_is_shared_with_the_shortcut():
@@ -209,7 +228,7 @@ def test_drop_connect_grows_with_depth():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"variant": "b8"}, "`variant` must be one of b0.*variant='b8'"),
+        ({"variant": "b8"}, "`variant` must be one of .*variant='b8'"),
         ({"strides": (1, 2, 2)}, "`strides` must have 2 entries.*1, 2, 2"),
         ({"strides": (1, 1.5)}, "`strides` must be integers.*block2a_pooling"),
         ({"stem_strides": 1.5}, "`strides` must be integers.*1.5 for stem"),

@@ -221,7 +221,12 @@ def test_mixed_precision_can_be_left_behind():
     model = keras.Sequential(
         [
             keras.Input((16, 16, 4)),
-            ResidualLayer(4, pooling_cls=DiffStride, strides=2),
+            ResidualLayer(
+                4,
+                pooling_cls=DiffStride,
+                strides=2,
+                downsample_identity=True,
+            ),
         ]
     )
     keras.config.set_dtype_policy("float32")
@@ -241,7 +246,7 @@ def test_unknown_sizes_are_an_error_that_names_the_argument():
     model = keras.Sequential([keras.Input((None, None, 3)), DiffStride(2)])
     with pytest.raises(ValueError, match=r"`input_shape` must be given.*None"):
         freeze(model)
-    layer = ResidualLayer(3, pooling_cls=DiffStride, strides=2)
+    layer = ResidualLayer(3, 3, 2, DiffStride, project=True)
     model = keras.Sequential([keras.Input((None, None, 3)), layer])
     with pytest.raises(ValueError, match="`input_shape` must be given"):
         freeze(model)

@@ -455,7 +455,8 @@ def test_channels_first():
 
 
 def test_residual_blocks_of_this_package():
-    model = Resnet(filters=2, strides=(1, 1, 2), num_layers=1)
+    options = {"num_layers": 1, "input_shape": (32, 32, 3)}
+    model = Resnet(filters=2, strides=(1, 1, 2), **options)
     learned = learn_strides(model)
     # One of the two blocks had a stride.
     assert len(learned_layers(learned)) == 1
@@ -463,6 +464,12 @@ def test_residual_blocks_of_this_package():
     np.testing.assert_allclose(
         outputs(to_integer_strides(learned), x), outputs(model, x), atol=1e-6
     )
+    # A slot that holds another layer has its strides in that layer's config.
+    model = Resnet(
+        filters=2, strides=(1, 1, 2), pooling_cls=SpatialPooling, **options
+    )
+    (layer,) = learned_layers(learn_strides(model))
+    assert tuple(ops.convert_to_numpy(layer.strides)) == (2, 2)
 
 
 def test_a_converted_model_reloads(tmp_path):
@@ -560,7 +567,7 @@ def test_vgg16_with_its_classifier_is_an_error():
             [conv((2, 1), "a"), conv((1, 2), "b")],
             [conv((1, 2), "c"), conv((2, 1), "d")],
         ),
-        ([conv(2, "a")], [ResidualLayer(4, strides=2)]),
+        ([conv(2, "a")], [ResidualLayer(4, strides=2, project=True)]),
     ],
     ids=["steps", "up", "order", "block"],
 )

@@ -22,7 +22,8 @@ from diffstride.models import (
 
 
 def test_none_is_a_strided_convolution():
-    assert pooling_slot.downsampling(None, (2.0, 3)) == ((2, 3), None)
+    assert pooling_slot.convolution_strides((2.0, 3)) == (2, 3)
+    assert pooling_slot.make_pooling(None, (2.0, 3)) is None
 
 
 @pytest.mark.parametrize(
@@ -31,7 +32,7 @@ def test_none_is_a_strided_convolution():
         SpatialPooling,
         functools.partial(keras.layers.AveragePooling2D, 2),
         lambda strides, data_format, name: SpatialPooling(
-            strides, data_format=data_format, name=name
+            strides=strides, data_format=data_format, name=name
         ),
         {"class_name": "SpatialPooling"},
         {"class_name": "SpatialPooling", "config": {"strides": 7, "name": "x"}},
@@ -51,10 +52,10 @@ def test_none_is_a_strided_convolution():
     ],
 )
 def test_forms_of_pooling_cls(pooling_cls):
-    strides, pooling = pooling_slot.downsampling(
+    assert pooling_slot.convolution_strides((2, 3), pooling_cls) == (1, 1)
+    pooling = pooling_slot.make_pooling(
         pooling_cls, (2, 3), "channels_first", "stage1"
     )
-    assert strides == (1, 1)
     assert pooling.name == "stage1"
     assert pooling.data_format == "channels_first"
     assert pooling(np.ones((1, 4, 12, 12), "float32")).shape == (1, 4, 6, 4)
@@ -75,11 +76,24 @@ def test_config_keeps_what_the_slot_does_not_set():
 def test_config_of_a_built_layer_makes_an_unbuilt_one():
     layer = pooling_slot.make_pooling(FixedSpectralPooling, 2, name="pooling")
     layer(np.ones((1, 8, 8, 3), "float32"))
-    config = json.loads(json.dumps(pooling_slot.pooling_config(layer)))
+    config = json.loads(json.dumps(pooling_slot.pooling_config(layer, 2)))
     copy = pooling_slot.make_pooling(config, (4, 2), name="pooling")
     assert not copy.weights
     assert copy(np.ones((1, 16, 16, 5), "float32")).shape == (1, 4, 8, 5)
-    assert pooling_slot.pooling_config(None) is None
+
+
+class Silent(keras.layers.Layer):
+    """A pooling layer whose config leaves out the strides."""
+
+    def __init__(self, strides, data_format=None, **kwargs):
+        super().__init__(**kwargs)
+        self.strides = strides
+
+
+def test_config_has_the_strides_of_a_layer_that_does_not_tell_them():
+    layer = pooling_slot.make_pooling(Silent, (1.5, 2))
+    config = pooling_slot.pooling_config(layer, (1.5, 2))
+    assert config["config"]["strides"] == (1.5, 2)
 
 
 def test_default_data_format_is_that_of_keras():
@@ -108,20 +122,59 @@ def test_unknown_class_name():
     [0, 0.5, float("nan"), float("inf"), (2,), (1, 2, 3), (2, 0.9), "22", None],
 )
 def test_strides_must_be_one_or_two_numbers(strides):
-    with pytest.raises(ValueError, match="`strides` must be a number.* stage3"):
+    with pytest.raises(ValueError, match="`strides` must be a fin.* stage3"):
         pooling_slot.make_pooling(SpatialPooling, strides, name="stage3")
 
 
 @pytest.mark.parametrize("strides", [2.5, (2, 1.5)])
 def test_a_convolution_needs_integers(strides):
     with pytest.raises(ValueError, match="`strides` must be int.* for stage3"):
-        pooling_slot.downsampling(None, strides, name="stage3")
+        pooling_slot.convolution_strides(strides, stage="stage3")
+
+
+@pytest.mark.parametrize(
+    "strides", [np.array([2, 3]), [2.0, 3], (np.int64(2), np.float32(3))]
+)
+def test_strides_of_other_types(strides):
+    assert pooling_slot.strides_pair(strides) == (2, 3)
+    # What Keras's own layers take, and JSON.
+    assert [type(s) for s in pooling_slot.strides_pair(strides)] == [int, int]
+    assert tuple(DiffStride(strides).strides) == (2, 3)
+    assert SpatialPooling(strides=strides).strides == (2, 3)
+
+
+@pytest.mark.parametrize(
+    "strides, expected",
+    [
+        ("1, 1, 2", [1, 1, 2]),
+        ("[1, 1.5, (2, 3)]", [1, 1.5, (2, 3)]),
+        ((1, None), [1, None]),
+    ],
+)
+def test_strides_of_stages(strides, expected):
+    assert pooling_slot.stage_strides(strides) == expected
+
+
+def test_a_layer_of_the_slot_takes_the_dtype_policy_of_its_owner():
+    for pooling_cls in (DiffStride, {"class_name": "DiffStride"}):
+        layer = pooling_slot.make_pooling(
+            pooling_cls, 2, dtype_policy="mixed_bfloat16"
+        )
+        assert layer.dtype_policy.name == "mixed_bfloat16"
+    assert pooling_slot.make_pooling(DiffStride, 2).compute_dtype == "float32"
 
 
 @pytest.mark.parametrize(
     "build",
     [
-        functools.partial(resnet.resnet18, filters=4, num_layers=1),
+        functools.partial(
+            resnet.resnet18,
+            "1, 2, 2, 2",
+            filters=4,
+            num_layers=1,
+            id_only=(),
+            input_shape=(32, 32, 3),
+        ),
         functools.partial(
             efficientnet.efficientnet,
             strides=(1, 2, 2, 2),

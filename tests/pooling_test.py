@@ -267,13 +267,22 @@ def test_spatial_pooling_pools_in_space():
         ("average", blocks.mean((2, 4))),
         ("max", blocks.max((2, 4))),
     ]:
-        found = SpatialPooling((2, 4), mode)(x)
+        found = SpatialPooling(None, (2, 4), pool_mode=mode)(x)
         assert_close(found, expected, 1e-6)
-        layer = SpatialPooling((2, 4), mode, data_format="channels_first")
+        layer = SpatialPooling(
+            (2, 4), (2, 4), pool_mode=mode, data_format="channels_first"
+        )
         assert_close(to_last(layer(to_first(x))), expected, 1e-6)
-    valid = SpatialPooling(2, pool_size=3, padding="valid")(x)
+    valid = SpatialPooling(3, 2, padding="valid")(x)
     assert valid.shape == (2, 2, 3, 3)
     assert_close(valid[:, 0, 0], x[:, :3, :3].mean((1, 2)), 1e-6)
+
+
+def test_spatial_pooling_subsamples_by_default():
+    x = gradients.random((2, 7, 8, 3))
+    assert_close(SpatialPooling()(x), x[:, ::2, ::2], 0)
+    assert_close(SpatialPooling(strides=(3, 2))(x), x[:, ::3, ::2], 0)
+    assert SpatialPooling(2).pool_size == (2, 2)
 
 
 @pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])

@@ -21,7 +21,10 @@ import report  # noqa: E402
 import sizes  # noqa: E402
 
 from diffstride.experiments import formats, runner, sweep_file, tables  # noqa: E402
-from diffstride.experiments.run_folder import read_folder  # noqa: E402
+from diffstride.experiments.run_folder import (  # noqa: E402
+    FinishedRun,
+    read_folder,
+)
 
 SWEEP = """# What is asked.
 
@@ -187,6 +190,37 @@ def test_complexity_and_strides(folder):
             assert run.strides_after(0) == {}
         expected = 1 / math.prod(first) + 1 / math.prod(first + second)
         assert run.complexity == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        # Version 0.1: a slot in each block.
+        ([], [2, 3, 4]),
+        (["id_only = False"], [2, 3, 4]),
+        (
+            [
+                "stem_slot = True",
+                "id_only = (0,)",
+                "downsample_identity = False",
+            ],
+            [1, 3, 4],
+        ),
+        (
+            [
+                "stem_slot = False",
+                "id_only = (0,)",
+                "downsample_identity = True",
+            ],
+            [2, 3, 4],
+        ),
+    ],
+)
+def test_initial_strides_are_those_of_the_slots(options, expected):
+    config = ["train.model = @resnet.resnet18", "resnet18.strides = [1,2,3,4]"]
+    config += [f"resnet18.{option}" for option in options]
+    run = FinishedRun("", {}, 1, None, [{}], config)
+    assert run.initial == [[float(s)] * 2 for s in expected]
 
 
 def test_files_of_a_report(folder, monkeypatch, capsys):

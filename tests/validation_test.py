@@ -98,6 +98,15 @@ def test_bad_arguments():
         assert str(value).strip("(,)'").split(",")[0] in received
 
 
+def test_arrays_of_strides():
+    for layer_class in (DiffStride, FixedSpectralPooling, SpatialPooling):
+        layer = layer_class(strides=np.array([2, 3]))
+        assert tuple(layer.strides) == (2, 3)
+        for strides in ([2, 0], [[2, 3]], [1, 2, 3]):
+            with pytest.raises(ValueError, match=f"{STRIDES}.*=array"):
+                layer_class(strides=np.array(strides))
+
+
 def test_unknown_arguments():
     with pytest.raises((TypeError, ValueError), match="smoothness"):
         DiffStride(smoothness=4)

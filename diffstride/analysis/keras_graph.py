@@ -131,8 +131,14 @@ def check_graph(model):
     with contextlib.suppress(AttributeError, ValueError):
         if is_graph(model) and model.inputs:
             return
+    advice = ""
+    if isinstance(model, keras.Sequential):
+        advice = (
+            ". Build it first, with `model.build((None, height, width, "
+            "channels))` or, with the builders of this package, `input_shape`"
+        )
     raise ValueError(
         "`model` must be a Functional model, or a Sequential one that is "
         "built: Keras does not know the graph of others. "
-        f"Received: model={model.name} of type {type(model).__name__}"
+        f"Received: model={model.name} of type {type(model).__name__}{advice}"
     )

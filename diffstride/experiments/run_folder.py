@@ -95,8 +95,20 @@ class FinishedRun:
         if not isinstance(strides, (list, tuple)):
             return None
         if model.lower().startswith("resnet"):
-            strides = strides[1:]  # The stem is a strided convolution.
+            strides = self._of_slots(model, strides)
         return [_per_axis(s, 2) for s in strides if s is not None]
+
+    def _of_slots(self, model, strides):
+        """Strides of the parts of a ResNet that have a pooling slot.
+
+        Version 0.1 had no such parameters, and a slot in each block.
+        """
+        has_slot = [self.parameter(f"{model}.stem_slot", False)]
+        without = self.parameter(f"{model}.id_only", ())
+        if self.parameter(f"{model}.downsample_identity", True):
+            without = ()
+        has_slot += [i not in without for i in range(len(strides) - 1)]
+        return [s for s, slot in zip(strides, has_slot, strict=True) if slot]
 
     @property
     def complexity(self):

@@ -346,6 +346,10 @@ class ResnetBlock(keras.layers.Layer):
         """Initial downsampling factors of height and width."""
         return self.residual_layers[0].strides
 
+    @property
+    def channels_first(self):
+        return self.residual_layers[0].channels_first
+
     def build(self, input_shape):
         for layer in self.residual_layers:
             layer.build(input_shape)

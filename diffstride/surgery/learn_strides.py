@@ -112,6 +112,7 @@ class _Conversion:
             return type(layer).from_config(config)
         if isinstance(layer, WITH_SLOT):
             config["pooling_cls"] = self._pooling_cls
+            config["strides"] = layer.strides
             return type(layer).from_config(config)
         padding = self._paddings[layer]
         config["strides"] = (1, 1)

@@ -63,8 +63,7 @@ def strided(operation):
     is_spectral = any(
         isinstance(layer, BaseSpectralPooling) for layer in sublayers(operation)
     )
-    strides = tuple(np.broadcast_to(operation.get_config()["strides"], 2))
-    return strides != (1, 1) and not is_spectral
+    return operation.strides != (1, 1) and not is_spectral
 
 
 def data_format_of(layer):
