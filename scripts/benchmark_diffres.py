@@ -62,7 +62,7 @@ class DenseDiffRes(DiffRes):
             self._importance(spectrogram, training), output_frames
         )
         linear = self._to_linear(spectrogram)
-        self._record(*self._statistics(scores, linear, output_frames), training)
+        self._record(scores, linear, output_frames, training)
         matrix = dense_warp_matrix(scores, output_frames)
         encoding = warping.sinusoidal_encoding(*ops.shape(spectrogram)[1:])
         # A maximum over a matrix of output frames, frames and channels would

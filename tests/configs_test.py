@@ -324,6 +324,7 @@ def test_other_model_learns_its_strides(model, tmp_path, data_dir):
 def test_diffres_shows_in_the_history(frames, tmp_path, data_dir):
     files = ["studies/esc10_small.gin", f"frames/{frames}.gin"]
     (row,) = train_a_step(files, tmp_path, data_dir)
+    assert "val_loss" in row and "val_activeness" not in row
     shown = {"guide_loss", "activeness"} <= set(row)
     assert shown == (frames == "diffres")
 

@@ -388,7 +388,41 @@ def test_fit_shows_the_statistics(jit_compile):
     assert history["guide_loss"][-1] == pytest.approx(float(layer.guide_loss))
     assert history["activeness"][-1] == pytest.approx(float(layer.activeness))
     assert history["guide_loss"][0] != history["guide_loss"][1]
-    assert float(layer._batches) == 6
+
+
+@pytest.mark.parametrize("eager", (False, True))
+def test_no_statistics_of_training_under_the_name_of_validation(eager):
+    layer = DiffRes(reduction_rate=0.5)
+    model = classifier(layer, 40, 8)
+    compile_classifier(model, run_eagerly=eager, jit_compile=not eager)
+    x, y = log_mel(batch=6), np.array([0, 1] * 3)
+    data = {"validation_data": (x[:2], y[:2]), "verbose": 0}
+    for epoch in range(1, 4):
+        # The functions of a step are made anew by the first `fit` alone.
+        history = model.fit(
+            x, y, 2, epochs=epoch, initial_epoch=epoch - 1, **data
+        ).history
+        names = {"loss", "accuracy", "val_loss", "val_accuracy"}
+        assert set(history) == names | {"guide_loss", "activeness"}
+        for name in ("guide_loss", "activeness"):
+            assert history[name] == [pytest.approx(float(getattr(layer, name)))]
+            assert history[name][0] > 0
+    epochs = model.fit(x, y, 2, epochs=3, **data).history["activeness"]
+    assert len(set(epochs)) == 3
+    logs = model.evaluate(x, y, verbose=0, return_dict=True)
+    assert set(logs) == {"loss", "accuracy"}
+    assert len(model.evaluate(x, y, verbose=0)) == 2
+
+
+def test_statistics_are_averages_over_all_batches():
+    layer = DiffRes(reduction_rate=0.5)
+    layer.build((None, 40, 8))
+    found = []
+    for seed in range(3):
+        layer(log_mel(seed=seed), training=True)
+        found.append(float(layer.losses[0]))
+        average = layer.metrics[0].result()["guide_loss"]
+        np.testing.assert_allclose(average, np.mean(found), rtol=1e-5)
 
 
 def test_evaluation_counts_the_guide_loss():

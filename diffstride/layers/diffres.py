@@ -23,6 +23,7 @@ from diffstride.layers.frame_reduction import (
     ResConv1D,
     build_all,
 )
+from diffstride.layers.training_statistics import TrainingStatistics
 from diffstride.ops import warping
 from diffstride.validation import check_positive_integer, is_number
 
@@ -36,8 +37,6 @@ __all__ = [
 ]
 
 FEATURES = ("mean", "max", "encoding")
-# Batches that the moving averages of the statistics look back on.
-WINDOW = 100
 
 
 @keras.saving.register_keras_serializable(package="diffstride")
@@ -51,13 +50,14 @@ class DiffRes(BaseFrameReduction):
     that follows, and by the guide loss, a prior against spending output frames
     on silence.
 
-    While it is trained, the layer adds the guide loss to the losses of the
-    model, and shows among its metrics `guide_loss`, before its weight, and
+    The layer adds the guide loss to the losses of the model. In training, the
+    metrics of the model also show `guide_loss`, without its weight, and
     `activeness` ρ, the spread of the scores of frames that are not empty (Eq.
-    4), as moving averages over about a hundred batches of training. They are
-    weights of the layer of the same names. An evaluation repeats those of the
-    training before it, and of two such layers the model shows the second's
-    only; `analyze` gives them, the scores and the warp matrix of given clips.
+    4). Both are moving averages over about a hundred batches of training, and
+    weights of the layer. An evaluation shows neither of them, because it makes
+    no batches of training. Of two such layers in a model the metrics show the
+    second one's only. For given clips, `analyze` returns both, the scores and
+    the warp matrix.
 
     Everything is computed in float32 but for the convolutions, which follow the
     dtype policy.
@@ -192,11 +192,10 @@ class DiffRes(BaseFrameReduction):
 
         self.guide_loss = self._add_statistic("guide_loss")
         self.activeness = self._add_statistic("activeness")
-        self._batches = self._add_statistic("batches")
-        self._shown = [
-            _Shown("guide_loss", lambda: self.guide_loss),
-            _Shown("activeness", lambda: self.activeness),
-        ]
+        batches = self._add_statistic("batches")
+        self._statistics = TrainingStatistics(
+            batches, guide_loss=self.guide_loss, activeness=self.activeness
+        )
 
     def _add_statistic(self, name):
         return self.add_weight(
@@ -228,7 +227,9 @@ class DiffRes(BaseFrameReduction):
         spectrogram, output_frames = self._spectrogram(inputs)
         linear = self._to_linear(spectrogram)
         scores, warp = self._warp(spectrogram, output_frames, training=False)
-        guide_loss, activeness = self._statistics(scores, linear, output_frames)
+        guide_loss, activeness = self._guide_loss_and_activeness(
+            scores, linear, output_frames
+        )
         return {
             "spectrogram": spectrogram,
             "scores": scores,
@@ -244,7 +245,7 @@ class DiffRes(BaseFrameReduction):
     def _features(self, spectrogram, output_frames, training):
         linear = self._to_linear(spectrogram)
         scores, warp = self._warp(spectrogram, output_frames, training)
-        self._record(*self._statistics(scores, linear, output_frames), training)
+        self._record(scores, linear, output_frames, training)
         return [
             self._feature(name, linear, scores, warp, output_frames)
             for name in self.features
@@ -289,8 +290,8 @@ class DiffRes(BaseFrameReduction):
             merged = warping.weighted_max(linear, warp, output_frames) / share
         return self._from_linear(merged, linear)
 
-    def _statistics(self, scores, linear, output_frames):
-        """Guide loss and activeness of each clip."""
+    def _guide_loss_and_activeness(self, scores, linear, output_frames):
+        """Of each clip."""
         rate = warping.rate(scores, output_frames)
         is_empty = warping.frame_energy(linear) < self.empty_energy
         return (
@@ -298,19 +299,18 @@ class DiffRes(BaseFrameReduction):
             warping.activeness(scores, ops.logical_not(is_empty), rate),
         )
 
-    def _record(self, guide_loss, activeness, training):
-        guide_loss = ops.mean(guide_loss)
+    def _record(self, scores, linear, output_frames, training):
+        guide_loss, activeness = map(
+            ops.mean,
+            self._guide_loss_and_activeness(scores, linear, output_frames),
+        )
         if self.guide_loss_weight:
             self.add_loss(self.guide_loss_weight * guide_loss)
-        if not training:
-            return
-        self._batches.assign_add(1.0)
-        share = 1.0 / ops.minimum(self._batches, WINDOW)
-        for weight, value in [
-            (self.guide_loss, guide_loss),
-            (self.activeness, ops.mean(activeness)),
-        ]:
-            weight.assign(weight + share * (value - weight))
+        self._statistics.is_training = bool(training)
+        if training:
+            self._statistics.update_state(
+                guide_loss=guide_loss, activeness=activeness
+            )
 
     def get_config(self):
         return {
@@ -324,27 +324,3 @@ class DiffRes(BaseFrameReduction):
             "split_frames": self.split_frames,
             "kernel_size": self.kernel_size,
         }
-
-
-class _Shown(keras.metrics.Metric):
-    """Shows a weight of a layer among the metrics of the model.
-
-    The state of a metric does not outlive a call of the layer under JAX, that
-    of a weight does.
-    """
-
-    def __init__(self, name, read):
-        super().__init__(name=name)
-        self._read = read
-
-    def update_state(self, *args, **kwargs):
-        pass
-
-    def result(self):
-        try:
-            # A copy: a training step may take over the memory of a weight.
-            return ops.copy(self._read())
-        except TypeError:
-            # While a step runs under JAX, the weights of a model hold nothing;
-            # the metrics of an epoch are read when it is over.
-            return ops.zeros(())
