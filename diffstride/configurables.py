@@ -4,17 +4,17 @@ A class is injected where gin itself hands it over, as in
 `resnet.resnet18.pooling_cls = @pooling.DiffStride`.
 """
 
-import difflib
-import inspect
+import contextlib
 import io
 import os
-import pathlib
 import re
 
 import gin
 import keras
 from absl import logging
 
+from diffstride.bindings import messages, reading
+from diffstride.bindings.configuration import GinConfiguration
 from diffstride.configs import SEARCH_PATHS
 from diffstride.data import arrays, audio, images, multi_task, synthetic
 from diffstride.examples import data as examples_data
@@ -39,8 +39,7 @@ from diffstride.training import (
     trainer,
 )
 from diffstride.training.average_precision import MeanAveragePrecision
-from diffstride.training.workdir import Configuration
-from diffstride.validation import ConfigError
+from diffstride.validation import ConfigError, is_number
 
 _CONFIGURABLES = {
     "train": [trainer.train],
@@ -130,6 +129,9 @@ def _search(folder):
 
 _register()
 
+# What `parse` has read last.
+_last = reading.Reading()
+
 
 def parse(files=(), bindings=(), folder=None):
     """Reads gin files, then single bindings, in place of what was read before.
@@ -140,17 +142,115 @@ def parse(files=(), bindings=(), folder=None):
         bindings: strings like `"train.train.num_epochs = 10"`.
         folder: where files are looked for first.
     """
+    global _last
     gin.clear_config()
     _search(folder)
+    files = [os.path.expanduser(path) for path in files]
+    bindings = [names.translate(binding) for binding in bindings]
     try:
-        gin.parse_config_files_and_bindings(
-            files, [names.translate(binding) for binding in bindings]
-        )
-        _check_class_parameters()
+        gin.parse_config_files_and_bindings(files, bindings)
+        _last = reading.Reading(files, bindings)
+        _check_parameters()
         _adopt_bindings_of_2022()
         _pass_on_resnet_bindings()
     except (ValueError, OSError, SyntaxError, RuntimeError) as error:
-        raise ConfigError(_explain(str(error))) from error
+        message = messages.explain(
+            str(error), _registered(), gin.config._LOCATION_PREFIXES
+        )
+        raise ConfigError(message) from error
+
+
+def check_bindings():
+    """Complains about what nothing refers to, before anything is made."""
+    values = reading.bound()
+    unused = set(values) - reading.used(values)
+    useless = _complain_about(unused)
+    if useless:
+        logging.warning(
+            "Without effect in this run, because nothing in it asks for them: "
+            "%s",
+            ", ".join(map(_with_source, useless)),
+        )
+
+
+def useless(bindings):
+    """Those of the bindings that were read that no run could use."""
+    values = reading.bound()
+    unused = set(values) - reading.used(values)
+    return [b for b in bindings if reading.parse_key(b) in unused]
+
+
+def operative_config():
+    """The configuration in effect, complaining about what had none.
+
+    Returns:
+        A `Configuration`. Its text is a gin file with all parameters of all
+        that was called, one on a line.
+    """
+    _complain_about(reading.unread())
+    text = gin.operative_config_str(max_line_length=10**6)
+    # Gin underlines its headings over the whole length of a line.
+    return GinConfiguration(re.sub(r"={80,}", 78 * "=", text))
+
+
+@contextlib.contextmanager
+def errors_in_sentences(workdir):
+    """Turns errors into the end of the program, with one sentence each.
+
+    Args:
+        workdir: path of the work directory, where a traceback is kept; None
+            to print it.
+    """
+    try:
+        yield
+    except Exception as error:
+        kind, rest = type(error).__name__, ""
+        if isinstance(error, ConfigError):
+            kind = "Configuration error"
+        else:
+            rest = f"\nThe traceback: {messages.keep_traceback(workdir)}"
+        message = messages.sentence(str(error), reading.bound(), _last)
+        raise SystemExit(f"{kind}: {message}{rest}") from None
+
+
+def _complain_about(unused):
+    """Raises an error if a binding has no purpose; others are let off.
+
+    What the command line binds must be used. What a file binds may be useless
+    because a later file or the command line has replaced what would use it:
+    then a part of the files uses it, taken alone.
+
+    Args:
+        unused: keys of bindings.
+
+    Returns:
+        The keys of those that are let off.
+    """
+    used = reading.used(reading.bound())
+    wrong, let_off = [], []
+    for key in sorted(unused):
+        name = reading.name(key)
+        if name in names.WITHOUT_EFFECT:
+            logging.warning(
+                "`%s` has no effect, as in the 2022 release: %s.",
+                name,
+                names.WITHOUT_EFFECT[name],
+            )
+        elif not _last.is_of_command_line(key) and (
+            not reading.was_called(key[1])
+            if key in used
+            else _last.is_used_in_part(key)
+        ):
+            let_off.append(key)
+        else:
+            wrong.append(key)
+    if wrong:
+        raise ConfigError(
+            "Nothing in this run asks for: "
+            + ", ".join(map(_with_source, wrong))
+            + ". Remove what is bound to no purpose, or bind what would use it."
+        )
+    return let_off
 
 
 def take(parameter):
@@ -174,133 +274,42 @@ def check_complete():
             )
 
 
-def useless(bindings):
-    """Those of the bindings that were read that no run could use.
+def _with_source(key):
+    source = _last.sources.get(key)
+    in_file = source is not None and source.file
+    return f"`{reading.name(key)}`" + (f" ({source})" if in_file else "")
 
-    They are of what nothing refers to, beginning with `train.train`.
+
+def _check_parameters():
+    """Names mistakes that gin lets pass.
+
+    A class with `**kwargs` takes any parameter, and a string is true whatever
+    it says.
     """
-    reached, config = {"train.train"}, gin.config._CONFIG
-    todo = list(reached)
-    while todo:
-        node = todo.pop()
-        for key, parameters in config.items():
-            if _node(*key) != node:
-                continue
-            for reference in gin.config.iterate_references(parameters):
-                selector = reference.configurable.selector
-                found = _node("/".join(reference.scopes), selector)
-                if found not in reached:
-                    reached.add(found)
-                    todo.append(found)
-    unreached = {
-        _name(*key, parameter)
-        for key, parameters in config.items()
-        if _node(*key) not in reached
-        for parameter in parameters
-    }
-    return [b for b in bindings if _bound_name(b) in unreached]
-
-
-def _node(scope, selector):
-    """What a reference leads to: a macro, or a configurable in any scope."""
-    return scope if selector == "gin.macro" else selector
-
-
-def _bound_name(binding):
-    """The name that messages use for what a single binding binds."""
-    key = names.translate(binding).partition("=")[0].strip()
-    if "." not in key.rpartition("/")[2]:
-        return key  # A macro.
-    parsed = gin.config.ParsedBindingKey.parse(key)
-    return _name(parsed.scope, parsed.complete_selector, parsed.arg_name)
-
-
-def operative_config():
-    """The configuration in effect, complaining about what had none.
-
-    Returns:
-        A `Configuration`. Its text is a gin file with all parameters of all
-        that was called, one on a line.
-    """
-    unused = []
-    for name in unused_bindings():
-        if name in names.WITHOUT_EFFECT:
-            logging.warning(
-                "`%s` has no effect, as in the 2022 release: %s.",
-                name,
-                names.WITHOUT_EFFECT[name],
-            )
-        else:
-            unused.append(name)
-    if unused:
-        raise ConfigError(
-            "Nothing in this run asks for: "
-            + ", ".join(f"`{name}`" for name in unused)
-            + ". Remove what is bound to no purpose, or bind what would use it."
-        )
-    text = gin.operative_config_str(max_line_length=10**6)
-    # Gin underlines its headings over the whole length of a line.
-    return Configuration(re.sub(r"={80,}", 78 * "=", text))
-
-
-def unused_bindings():
-    """Names of what was bound, but read by nothing called so far."""
-    config, operative = gin.config._CONFIG, gin.config._OPERATIVE_CONFIG
-    unused = []
-    for (scope, selector), parameters in config.items():
-        for parameter in parameters:
-            used = any(
-                called == selector
-                and parameter in values
-                and scope == _binding_scope(selector, parameter, called_scope)
-                for (called_scope, called), values in operative.items()
-            )
-            if not used:
-                unused.append(_name(scope, selector, parameter))
-    return sorted(unused)
-
-
-def _binding_scope(selector, parameter, called_scope):
-    """The scope whose binding a call in `called_scope` reads: the innermost."""
-    parts = called_scope.split("/") if called_scope else []
-    for length in range(len(parts), -1, -1):
-        scope = "/".join(parts[:length])
-        if parameter in gin.config._CONFIG.get((scope, selector), {}):
-            return scope
-    return None
-
-
-def _name(scope, selector, parameter):
-    if selector == "gin.macro":
-        return scope
-    return f"{scope}/{selector}.{parameter}".removeprefix("/")
-
-
-def _check_class_parameters():
-    """Names typos that gin lets a class with `**kwargs` have."""
-    for (_, selector), parameters in gin.config._CONFIG.items():
+    for key, value in reading.bound().items():
+        _, selector, parameter = key
+        if selector == reading.MACRO:
+            continue
         configurable = gin.config._REGISTRY[selector].wrapped
-        if inspect.isclass(configurable):
-            known = _parameters(configurable)
-            for parameter in parameters:
-                if parameter not in known:
-                    raise ValueError(
-                        f"Configurable '{selector}' doesn't have a parameter "
-                        f"named '{parameter}'."
-                    )
-
-
-def _parameters(configurable):
-    """Names of parameters, for a class those of its base classes too."""
-    if not inspect.isclass(configurable):
-        return list(inspect.signature(configurable).parameters)
-    return [
-        name
-        for base in inspect.getmro(configurable)
-        if "__init__" in vars(base) and base is not object
-        for name in inspect.signature(base.__init__).parameters
-        if name not in ("self", "args", "kwargs")
-    ]
+        defaults = reading.defaults(configurable)
+        if parameter not in defaults:
+            raise ValueError(
+                f"Configurable '{selector}' doesn't have a parameter "
+                f"named '{parameter}'."
+            )
+        default, value = defaults[parameter], reading.resolve(value)
+        if isinstance(value, gin.config.ConfigurableReference):
+            continue
+        if isinstance(default, bool) and not isinstance(value, bool):
+            kind = "True or False"
+        elif is_number(default) and isinstance(value, str):
+            kind = "a number"
+        else:
+            continue
+        raise ValueError(
+            f"{_with_source(key)} must be {kind}. "
+            f"Received: {parameter}={value!r}"
+        )
 
 
 def _adopt_bindings_of_2022():
@@ -309,7 +318,9 @@ def _adopt_bindings_of_2022():
     names.check_batch_norm(config.pop(("", "resnet.batch_norm"), {}))
     # Its optimizer had the learning rate, which the trainer gives it today.
     train = config.get(("", "train.train"), {})
-    optimizer = config.get(("", _resolve(train.get("optimizer"))), {})
+    optimizer = config.get(
+        ("", reading.resolved_name(train.get("optimizer"))), {}
+    )
     if "learning_rate" in optimizer and "learning_rate" not in train:
         train["learning_rate"] = optimizer.pop("learning_rate")
 
@@ -321,7 +332,9 @@ def _pass_on_resnet_bindings():
     """
     config = gin.config._CONFIG
     inherited = config.get(("", "resnet.Resnet"))
-    model = _resolve(config.get(("", "train.train"), {}).get("model"))
+    model = reading.resolved_name(
+        config.get(("", "train.train"), {}).get("model")
+    )
     if not inherited or model is None or model == "resnet.Resnet":
         return
     if model.startswith("resnet."):
@@ -332,69 +345,10 @@ def _pass_on_resnet_bindings():
         del config["", "resnet.Resnet"]
 
 
-def _resolve(value):
-    """The full name of what a reference refers to, through macros."""
-    while isinstance(value, gin.config.ConfigurableReference):
-        if value.configurable.selector != "gin.macro":
-            return value.configurable.selector
-        macro = gin.config._CONFIG.get(("/".join(value.scopes), "gin.macro"))
-        value = (macro or {}).get("value")
-    return None
-
-
-def _explain(message):
-    """Adds to a message of gin what may have been meant."""
-    if match := re.search(r"Unable to open file: (.+?)\. Searched", message):
-        places = ", ".join(
-            path or str(pathlib.Path.cwd())
-            for path in dict.fromkeys(gin.config._LOCATION_PREFIXES)
-        )
-        start, end = match.span()
-        rest = message[end:].partition("\n")[2]
-        message = f"There is no gin file {match[1]} in {places}.\n{rest}"
-        return message.strip()
-    if match := re.search(
-        r"No bindings specified for '(.+?)/gin.macro'", message
-    ):
-        macros = [
-            scope
-            for scope, selector in gin.config._CONFIG
-            if selector == "gin.macro"
-        ]
-        return f"The macro %{match[1]} has no value.{_near(match[1], macros)}"
-    registered = {
+def _registered():
+    """Everything with a name in gin files, by that name."""
+    return {
         f"{module}.{configurable.__name__}": configurable
         for module, configurables in _CONFIGURABLES.items()
         for configurable in configurables
     }
-    if match := re.search(r"No configurable matching .*?'@?([\w./]+)", message):
-        name = match[1].split("/")[-1]
-        if equivalent := names.equivalent(name):
-            return f"{message}\n  In place of `{name}` bind {equivalent}."
-        return message + _near(name, registered)
-    match = re.search(
-        r"'(.+?)' doesn't have a parameter named '(.+?)'", message
-    )
-    if match:
-        parameters = [
-            parameter
-            for name, configurable in registered.items()
-            if name.split(".")[-1] == match[1].split(".")[-1]
-            for parameter in _parameters(configurable)
-        ]
-        return message + _near(match[2], parameters)
-    return message
-
-
-def _near(name, names):
-    """Names like the given one, by their last part too."""
-    by_last_part = {n.split(".")[-1]: n for n in names}
-    near = difflib.get_close_matches(name, list(names), n=3)
-    near += [
-        by_last_part[n]
-        for n in difflib.get_close_matches(
-            name.split(".")[-1], list(by_last_part), n=2
-        )
-    ]
-    near = list(dict.fromkeys(near))
-    return f"\n  Did you mean: {', '.join(near)}?" if near else ""

@@ -49,27 +49,27 @@ flags.DEFINE_integer("process_index", None, "Number of this one, from 0.")
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {' '.join(argv[1:])}")
-    with processes.joined(
-        FLAGS.coordinator_address, FLAGS.process_count, FLAGS.process_index
+    with (
+        processes.joined(
+            FLAGS.coordinator_address, FLAGS.process_count, FLAGS.process_index
+        ),
+        configurables.errors_in_sentences(FLAGS.workdir),
     ):
-        try:
-            _train()
-        except ConfigError as error:
-            # Gin adds the calls that led there.
-            message = str(error).partition("\n  In call to configurable")[0]
-            raise SystemExit(f"Configuration error: {message}") from None
+        _train()
 
 
 def _train():
     files = FLAGS.gin_file
     if not files and FLAGS.workdir:
-        saved_config = pathlib.Path(FLAGS.workdir, "config.gin").resolve()
+        saved_config = pathlib.Path(FLAGS.workdir, "config.gin")
+        saved_config = saved_config.expanduser().resolve()
         files = [str(saved_config)] if saved_config.exists() else []
     bindings = list(FLAGS.gin_param)
     if FLAGS.seed is not None:
         bindings.append(f"train.train.seed = {FLAGS.seed}")
     configurables.parse(files, bindings, FLAGS.configs_folder)
     configurables.check_complete()
+    configurables.check_bindings()
     bound_workdir = configurables.take("train.train.workdir")
     workdir = FLAGS.workdir or bound_workdir
     if not workdir:

@@ -168,7 +168,7 @@ def train(
     run = Run(network, data, num_epochs, workdir, keep_checkpoints, verbose)
     configuration = config() if config else Configuration()
     if mode == "eval":
-        check_configuration(workdir, configuration)
+        check_configuration(workdir, configuration, free=("test_split",))
         with scope():
             return results.evaluate(run, eval_checkpoint)
     is_first = processes.is_first()

@@ -22,11 +22,12 @@ class Configuration:
     def __init__(self, text=""):
         self.text = text
 
-    def differences(self, earlier):
+    def differences(self, earlier, free=()):
         """What to tell about another configuration, line by line.
 
         Args:
             earlier: string. The text of the other configuration.
+            free: names of parameters that may differ, where names are known.
 
         Returns:
             A list of lines, empty where both mean the same.
@@ -67,12 +68,13 @@ def claimed(directory, config, is_first=True):
         yield
 
 
-def check_configuration(directory, config):
+def check_configuration(directory, config, free=()):
     """Refuses a directory whose checkpoints are of another configuration.
 
     Args:
         directory: path.
         config: a `Configuration`.
+        free: names of parameters that may differ.
 
     Raises:
         ConfigError: it names the differences.
@@ -82,7 +84,7 @@ def check_configuration(directory, config):
         return
     if not any(path.parent.glob("checkpoints/*")):
         return
-    differences = config.differences(path.read_text())
+    differences = config.differences(path.read_text(), free)
     if differences:
         lines = "".join(f"\n  {line}" for line in differences)
         raise ConfigError(
