@@ -9,8 +9,9 @@ is written in each format: `saved_model/` for TensorFlow, `model.tflite` for
 LiteRT and `model.onnx`. All take batches of any size. Each file is run, by
 TensorFlow, the LiteRT interpreter and ONNX Runtime, on random batches of two
 sizes; the largest difference of its outputs is printed, and written to
-`parity.json`. The exit status is 1 where one exceeds `--tolerance`, relative to
-the largest output where that is over 1.
+`parity.json`. The exit status is 1 if one exceeds `--tolerance`, relative to
+the largest output if that is over 1. A format that fails is named there with
+its error, leaves no file, and makes the exit status 1; the others are written.
 
 It runs on TensorFlow; a model that was trained under JAX loads there. Formats
 but TensorFlow's own need packages: `pip install "diffstride[export]"`.
@@ -20,6 +21,7 @@ import argparse
 import importlib.util
 import json
 import pathlib
+import shutil
 import sys
 import typing
 
@@ -54,7 +56,12 @@ def run_onnx(path, batches):
     session = onnxruntime.InferenceSession(
         str(path), providers=["CPUExecutionProvider"]
     )
-    (given,) = session.get_inputs()
+    given, *others = session.get_inputs()
+    if others:
+        raise ValueError(
+            "the model must have one input. "
+            f"Received: inputs {[x.name for x in (given, *others)]}"
+        )
     names = [output.name for output in session.get_outputs()]
     return [
         dict(zip(names, session.run(names, {given.name: batch}), strict=True))
@@ -166,7 +173,8 @@ def export(
 
     Returns:
         A dict with the sizes and the differences of each file from the outputs
-        of the frozen model, and of that from the outputs of the model.
+        of the frozen model, and of that from the outputs of the model. A format
+        that failed has an error instead.
     """
     output_dir = pathlib.Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
@@ -184,26 +192,54 @@ def export(
     }
     for name in formats:
         path = output_dir / FORMATS[name].file
-        frozen.export(path, format=FORMATS[name].keras_name, verbose=False)
-        files = path.rglob("*") if path.is_dir() else [path]
-        report["formats"][name] = {
-            "path": str(path),
-            "bytes": sum(file.stat().st_size for file in files),
-            "difference": largest_difference(
-                FORMATS[name].run(path, batches), expected
-            ),
-        }
+        try:
+            report["formats"][name] = export_format(
+                frozen, name, path, batches, expected
+            )
+        # Converters raise errors of many classes.
+        except Exception as error:
+            remove(path)
+            message = f"{type(error).__name__}: {error}"
+            report["formats"][name] = {"path": str(path), "error": message}
     return report
+
+
+def export_format(frozen, name, path, batches, expected):
+    """Writes a model in one format, and runs what was written."""
+    remove(path)
+    frozen.export(path, format=FORMATS[name].keras_name, verbose=False)
+    files = path.rglob("*") if path.is_dir() else [path]
+    return {
+        "path": str(path),
+        "bytes": sum(file.stat().st_size for file in files),
+        "difference": largest_difference(
+            FORMATS[name].run(path, batches), expected
+        ),
+    }
+
+
+def remove(path):
+    """Removes a file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def print_report(report):
     print(f"largest output {report['largest_output']:.3g}; differences:")
     print(f"{'freezing':12s} {report['freezing']:8.1e}")
-    for name, row in report["formats"].items():
+    for name, row in exported(report).items():
         print(
             f"{name:12s} {row['difference']:8.1e} "
             f"{row['bytes'] / 1e6:8.2f} MB  {row['path']}"
         )
+
+
+def exported(report):
+    """The rows of the formats that did not fail."""
+    rows = report["formats"].items()
+    return {name: row for name, row in rows if "error" not in row}
 
 
 def parse_arguments(argv=None):
@@ -255,11 +291,18 @@ def main(argv=None):
     path.write_text(json.dumps(report, indent=2) + "\n")
     print_report(report)
     limit = arguments.tolerance * max(1, report["largest_output"])
-    worst = max(row["difference"] for row in report["formats"].values())
-    if not worst <= limit:
-        print(f"error: a difference exceeds {limit:.1e}", file=sys.stderr)
-        return 1
-    return 0
+    errors = [
+        f"format '{name}' failed with {row['error']}"
+        for name, row in report["formats"].items()
+        if "error" in row
+    ] + [
+        f"a difference exceeds {limit:.1e} in format '{name}'"
+        for name, row in exported(report).items()
+        if not row["difference"] <= limit
+    ]
+    for error in errors:
+        print(f"error: {error}", file=sys.stderr)
+    return 1 if errors else 0
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 
+import diffstride
 from diffstride import DiffStride
 from diffstride.analysis.learned_layers import learned_layers
 from diffstride.models.audio_cnn import audio_cnn
@@ -128,8 +129,61 @@ def test_a_difference_over_the_tolerance_is_reported(
         "saved_model",
     ]
     assert script.main(arguments) == 1
-    assert "error: a difference exceeds" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "error: a difference exceeds" in error
+    assert "in format 'saved_model'" in error
     assert script.main([*arguments, "--tolerance", "0.2"]) == 0
+
+
+def test_a_format_that_fails_is_named_and_the_others_are_written(
+    tmp_path, capsys, monkeypatch
+):
+    def fail(path, batches):
+        raise RuntimeError("no such operation")
+
+    onnx = script.FORMATS["onnx"]._replace(run=fail)
+    monkeypatch.setitem(script.FORMATS, "onnx", onnx)
+    output_dir = tmp_path / "exported"
+    arguments = [saved(tiny(), tmp_path), "--output_dir", str(output_dir)]
+    assert script.main([*arguments, "--formats", "onnx", "litert"]) == 1
+    printed = capsys.readouterr()
+    assert (
+        "error: format 'onnx' failed with RuntimeError: no such operation"
+        in printed.err
+    )
+    assert "litert" in printed.out
+    assert {path.name for path in output_dir.iterdir()} == {
+        "model.tflite",
+        "parity.json",
+    }
+    rows = json.loads((output_dir / "parity.json").read_text())["formats"]
+    assert rows["onnx"]["error"] == "RuntimeError: no such operation"
+    assert rows["litert"]["difference"] < 1e-5
+
+
+def test_constants_beside_the_weights_are_no_inputs(tmp_path):
+    normalization = keras.layers.Normalization()
+    normalization.adapt(np.random.default_rng(0).normal(size=(8, 12, 12, 2)))
+    model = keras.Sequential(
+        [
+            keras.Input((12, 12, 2)),
+            normalization,
+            keras.layers.Normalization(mean=0.5, variance=2.0),
+            DiffStride(2),
+        ]
+    )
+    check(script.export(model, tmp_path))
+
+
+@pytest.mark.slow
+def test_efficientnet_of_keras(tmp_path):
+    model = keras.applications.EfficientNetB0(
+        input_shape=(64, 64, 3), weights=None, include_top=False, pooling="avg"
+    )
+    # Untrained, it gives numbers of about 1e-10.
+    outputs = keras.layers.Rescaling(1e9)(model.output)
+    learned = diffstride.learn_strides(keras.Model(model.input, outputs))
+    check(script.export(learned, tmp_path))
 
 
 @pytest.mark.parametrize("path", ["missing.keras", ".", "a_file.txt"])

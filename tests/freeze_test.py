@@ -14,12 +14,13 @@ from diffstride import (
     DiffStride3D,
     freeze,
 )
+from diffstride.analysis.keras_graph import sublayers
 from diffstride.analysis.learned_layers import learned_layers
 from diffstride.layers.log_mel import LogMelSpectrogram
 from diffstride.models.audio_cnn import audio_cnn
 from diffstride.models.residual import ResidualLayer
 from diffstride.models.resnet import Resnet
-from diffstride.surgery.freeze import (
+from diffstride.surgery.frozen_layers import (
     BaseFrozenDiffStride,
     ConvolutionalLogMelSpectrogram,
     FrozenDiffStride,
@@ -177,6 +178,226 @@ def test_models_inside_of_models_take_the_sizes_they_are_called_with():
     x = layers.TimeDistributed(DiffStride1D(1.5))(inner(x))
     model = keras.Model(inputs, layers.GlobalMaxPooling2D()(x) ** 2)
     check_frozen(train_a_little(model), images(2, 20, 16, 3))
+
+
+def test_an_inner_model_that_is_called_by_keyword():
+    inner = keras.Sequential([keras.Input((None, None, 2)), DiffStride(2)])
+    inputs = keras.Input((16, 12, 2))
+    x = layers.GlobalMaxPooling2D()(inputs=inner(inputs=inputs))
+    check_frozen(train_a_little(keras.Model(inputs, x)), images(2, 16, 12, 2))
+
+
+def body(*input_shape):
+    return [
+        *[keras.Input(shape) for shape in input_shape],
+        layers.Conv2D(2, 3, padding="same"),
+        layers.BatchNormalization(),
+        DiffStride(2, norm="forward"),
+        layers.GlobalMaxPooling2D(),
+    ]
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        lambda: DiffStride(2),
+        lambda: ResidualLayer(2, pooling_cls=DiffStride, strides=2),
+        lambda: keras.Sequential(body()),
+        lambda: keras.Sequential(body((16, 12, 2))),
+        # One model inside of another, and sizes that they do not know.
+        lambda: keras.Sequential(
+            [keras.Input((None, None, 2)), keras.Sequential(body())]
+        ),
+    ],
+    ids=["layer", "block", "unbuilt", "model", "any size"],
+)
+def test_layers_and_models_for_each_time_step(inner, tmp_path):
+    model = keras.Sequential(
+        [keras.Input((3, 16, 12, 2)), layers.TimeDistributed(inner())]
+    )
+    x = images(2, 3, 16, 12, 2)
+    frozen = check_frozen(train_a_little(model), x)
+    frozen.save(tmp_path / "frozen.keras")
+    reloaded = keras.saving.load_model(tmp_path / "frozen.keras")
+    np.testing.assert_array_equal(outputs(reloaded, x), outputs(frozen, x))
+
+
+@keras.saving.register_keras_serializable(package="test")
+class Defaults(DiffStride):
+    """Has other defaults."""
+
+    def __init__(self, strides=3, ramp="inside", **kwargs):
+        super().__init__(strides, ramp=ramp, **kwargs)
+
+
+@keras.saving.register_keras_serializable(package="test")
+class Doubled(DiffStride):
+    """Does more."""
+
+    def call(self, inputs):
+        return 2 * super().call(inputs)
+
+
+@keras.saving.register_keras_serializable(package="test")
+class Scaled(DiffStride):
+    """Has an argument and a weight of its own, and names its strides."""
+
+    def __init__(self, steps, factor, **kwargs):
+        super().__init__(steps, 3.0, **kwargs)
+        self.factor = factor
+
+    def build(self, input_shape):
+        self.scale = self.add_weight(name="scale", initializer="ones")
+        super().build(input_shape)
+
+    def call(self, inputs):
+        return self.factor * self.scale * super().call(inputs)
+
+    def get_config(self):
+        config = super().get_config()
+        del config["smoothness_factor"]
+        return {"steps": config.pop("strides"), "factor": self.factor} | config
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Defaults(),
+        lambda: Doubled(2, norm="forward"),
+        lambda: Scaled((2, 3), factor=3.0),
+        lambda: ResidualLayer(2, strides=2, pooling_cls=Doubled),
+        lambda: layers.TimeDistributed(Doubled(2)),
+    ],
+    ids=["defaults", "call", "weight", "slot", "wrapper"],
+)
+def test_a_class_that_is_derived_from_the_layer(make, tmp_path):
+    layer = make()
+    shape = (16, 12, 2)
+    if isinstance(layer, layers.TimeDistributed):
+        shape = (3, *shape)
+    model = keras.Sequential([keras.Input(shape), layer])
+    x = images(2, *shape)
+    frozen = check_frozen(train_a_little(model), x)
+    np.testing.assert_array_equal(
+        outputs(freeze(frozen), x), outputs(frozen, x)
+    )
+    frozen.save(tmp_path / "frozen.keras")
+    reloaded = keras.saving.load_model(tmp_path / "frozen.keras")
+    np.testing.assert_array_equal(outputs(reloaded, x), outputs(frozen, x))
+
+
+def test_a_derived_class_that_keras_does_not_know(tmp_path):
+    class Unknown(DiffStride):
+        pass
+
+    model = keras.Sequential([keras.Input((16, 12, 2)), Unknown(2)])
+    x = images(2, 16, 12, 2)
+    frozen = check_frozen(train_a_little(model), x)
+    path = tmp_path / "frozen.keras"
+    frozen.save(path)
+    with pytest.raises(
+        (TypeError, ValueError), match="'Unknown' must be known"
+    ):
+        keras.saving.load_model(path)
+    reloaded = keras.saving.load_model(
+        path, custom_objects={"Unknown": Unknown}
+    )
+    np.testing.assert_array_equal(outputs(reloaded, x), outputs(frozen, x))
+
+
+@keras.saving.register_keras_serializable(package="test")
+class Pair(layers.Layer):
+    """Owns two layers, and names them in its config, serialized or not."""
+
+    def __init__(self, first, second, serialized=True, **kwargs):
+        super().__init__(**kwargs)
+        self.serialized = serialized
+        self.first, self.second = (
+            keras.saving.deserialize_keras_object(layer)
+            if isinstance(layer, dict)
+            else layer
+            for layer in (first, second)
+        )
+
+    def build(self, input_shape):
+        self.first.build(input_shape)
+        self.second.build(self.first.compute_output_shape(input_shape))
+
+    def call(self, inputs):
+        return self.second(self.first(inputs))
+
+    def compute_output_shape(self, input_shape):
+        return self.second.compute_output_shape(
+            self.first.compute_output_shape(input_shape)
+        )
+
+    def get_config(self):
+        config = {"first": self.first, "second": self.second}
+        if self.serialized:
+            config = keras.saving.serialize_keras_object(config)
+        return {**super().get_config(), "serialized": self.serialized} | config
+
+
+@pytest.mark.parametrize("serialized", [True, False])
+def test_an_owner_of_owners(serialized):
+    # The layers of the two have the same names, and other strides.
+    inner = [
+        Pair(
+            DiffStride(1 + strides, name="a"),
+            DiffStride((1, 1 + strides), name="b"),
+            serialized=serialized,
+        )
+        for strides in (0.3, 0.6)
+    ]
+    model = keras.Sequential(
+        [keras.Input((40, 36, 2)), Pair(*inner, serialized=serialized)]
+    )
+    check_frozen(train_a_little(model), images(2, 40, 36, 2))
+
+
+def test_layers_of_one_name_in_one_owner_are_an_error():
+    pair = Pair(DiffStride(1.5, name="a"), DiffStride(1.2, name="a"))
+    model = keras.Sequential([keras.Input((24, 20, 2)), pair])
+    with pytest.raises(ValueError, match="must have names of their own"):
+        freeze(model)
+
+
+def test_the_config_of_a_layer_that_lives_is_not_touched():
+    model = keras.Sequential(
+        [
+            keras.Input((16, 16, 3)),
+            ResidualLayer(3, pooling_cls=DiffStride, strides=2),
+        ]
+    )
+    configs = [layer.get_config() for layer in sublayers(model)]
+    freeze(model, dtype="bfloat16")
+    assert [layer.get_config() for layer in sublayers(model)] == configs
+
+
+def test_tensors_beside_the_weights_become_arrays():
+    normalization = layers.Normalization()
+    normalization.adapt(images(8, 4, 4, 2))
+    model = keras.Sequential([keras.Input((12, 12, 2)), normalization])
+    model.add(DiffStride(2))
+    frozen = check_frozen(model, images(2, 12, 12, 2))
+    assert isinstance(frozen.layers[1].mean, np.ndarray)
+
+
+@pytest.mark.tensorflow
+def test_a_frozen_model_is_exported_before_it_is_called(tmp_path):
+    pytest.importorskip("tf2onnx")
+    runtime = pytest.importorskip("onnxruntime")
+    normalization = layers.Normalization()
+    normalization.adapt(images(8, 4, 4, 2))
+    model = keras.Sequential([keras.Input((12, 12, 2)), normalization])
+    model.add(DiffStride(2))
+    path = str(tmp_path / "model.onnx")
+    freeze(model).export(path, format="onnx", verbose=False)
+    session = runtime.InferenceSession(path)
+    (given,) = session.get_inputs()
+    x = images(2, 12, 12, 2)
+    (got,) = session.run(None, {given.name: x})
+    np.testing.assert_allclose(got, outputs(model, x), atol=1e-5)
 
 
 def test_what_a_layer_keeps_beside_its_weights_is_carried_over():

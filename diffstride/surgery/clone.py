@@ -76,6 +76,12 @@ def clone(model, replace, call=None, input_shape=None, specialize=False):
     cloned = clone_graph(model, inputs)
     for layer, replacement in replacements.items():
         carry_state(layer, replacement)
+    # Keras exports a model to ONNX only after it was called.
+    cloned(
+        tree.map_structure(
+            lambda x: keras.KerasTensor(x.shape, x.dtype), cloned.input
+        )
+    )
     return cloned
 
 
@@ -105,13 +111,18 @@ def _examples(inputs, input_shape):
 def carry_state(source, target):
     """Sets a layer, and all layers in it, to the state of another.
 
-    Learned strides are carried if both have as many of them.
+    Learned strides are carried if both have as many layers with them, of the
+    same classes.
     """
     strides, others = _states(source)
     target_strides, target_others = _states(target)
     pairs = list(zip(others, target_others, strict=True))
     if len(strides) == len(target_strides):
-        pairs += zip(strides, target_strides, strict=True)
+        pairs += [
+            pair
+            for pair in zip(strides, target_strides, strict=True)
+            if type(pair[0][0]) is type(pair[1][0])
+        ]
     for (_, state), (layer, _) in pairs:
         # JAX would let both models have the same arrays, and Keras deletes the
         # arrays of a model when it trains it: so take copies.

@@ -1,32 +1,30 @@
 """Models whose learned strides have become constants, ready to be exported."""
 
-import contextlib
-
 import keras
 import numpy as np
-from keras import ops, tree
+from keras import ops
 
-from diffstride.analysis import keras_graph
+from diffstride.analysis.keras_graph import sublayers
 from diffstride.analysis.learned_layers import learned_layers
 from diffstride.layers.base_pooling import BaseDiffStride
-from diffstride.layers.log_mel import LogMelSpectrogram
-from diffstride.layers.pooling import DiffStride, DiffStride1D, DiffStride3D
-from diffstride.surgery import clone
-
-register = keras.saving.register_keras_serializable(package="diffstride")
+from diffstride.surgery.clone import clone
+from diffstride.surgery.frozen_layers import BaseFrozenDiffStride, frozen_class
 
 
 def freeze(model, input_shape=None, dtype=None):
     """Makes a model in which the learned strides are constants.
 
     The filters of a frozen layer are fixed matrices, the sizes of its output
-    are integers, and it has no weights. All other weights are carried over, and
-    the outputs are those of the model, to rounding. A `LogMelSpectrogram`
-    computes its transform as a convolution, as no format but TensorFlow's own
-    has a transform of its own.
+    are integers, and its strides are no weight. All other weights are carried
+    over, and the outputs are those of the model, to rounding. A
+    `LogMelSpectrogram` computes its transform as a convolution, because
+    TensorFlow's own format is the only one with a Fourier transform.
 
     XLA compiles a frozen model on every backend, `model.save` saves it, and
     `model.export` exports it: see `scripts/export.py`.
+
+    DiffStride layers inside of other layers are found in the configs of these.
+    A class that is derived from a DiffStride layer keeps what it adds.
 
     Args:
         model: a Functional model, or a Sequential one that is built.
@@ -46,26 +44,14 @@ def freeze(model, input_shape=None, dtype=None):
     >>> frozen.output_shape, frozen.count_params()
     ((None, 24, 24, 3), 0)
     """
-    keras_graph.check_graph(model)
-    names = map(keras.saving.get_registered_name, _FROZEN)
-    with contextlib.ExitStack() as stack:
-        # Layers inside of others are made from configs: those tell more for a
-        # while, and have other classes.
-        scope = dict(zip(names, _FROZEN.values(), strict=True))
-        stack.enter_context(keras.saving.custom_object_scope(scope))
-        for layer in [model, *keras_graph.sublayers(model)]:
-            changes = {} if dtype is None else {"dtype": dtype}
-            if isinstance(layer, BaseDiffStride):
-                strides = ops.convert_to_numpy(layer.strides)
-                changes["learned_strides"] = strides.tolist()
-            stack.enter_context(_changed_config(layer, changes))
-        frozen = clone.clone(
-            model, _frozen, input_shape=input_shape, specialize=True
-        )
+    frozen = clone(
+        model,
+        lambda layer: _frozen_layer(layer, dtype),
+        input_shape=input_shape,
+        specialize=True,
+    )
     for layer in learned_layers(frozen):
-        if isinstance(layer, BaseFrozenDiffStride):
-            layer.keep_filters()
-        else:
+        if not isinstance(layer, BaseFrozenDiffStride):
             raise ValueError(
                 "`model` must name its DiffStride layers in the configs of the "
                 "layers that own them, or Keras cannot make them otherwise: "
@@ -73,178 +59,90 @@ def freeze(model, input_shape=None, dtype=None):
                 f"Received: model={model.name} with layer '{layer.name}' of "
                 f"type {type(layer).__name__}"
             )
+        layer.check_sizes()
+        layer.keep_filters()
+    for old, new in zip(
+        learned_layers(model), learned_layers(frozen), strict=True
+    ):
+        _carry_added_weights(old, new)
+    for layer in sublayers(frozen):
+        _make_arrays_of_tensors(layer)
     return frozen
 
 
-def _frozen(layer):
-    layer_class = _FROZEN.get(type(layer), type(layer))
-    return layer_class.from_config(layer.get_config())
+def _frozen_layer(layer, dtype):
+    """The copy of a layer in which all strides are constants."""
+    config = _frozen_config(layer.get_config(), layer, dtype)
+    if dtype is not None and "dtype" in config:
+        config["dtype"] = dtype
+    learned_strides = None
+    if isinstance(layer, BaseDiffStride):
+        count = 1 if layer.shared_stride else layer.rank
+        strides = ops.convert_to_numpy(layer.strides)[:count]
+        config["learned_strides"] = learned_strides = strides.tolist()
+    new_class = frozen_class(type(layer), learned_strides)
+    return new_class.from_config(config)
 
 
-@contextlib.contextmanager
-def _changed_config(layer, changes):
-    if not changes or keras_graph.is_graph(layer):
-        yield
-        return
-    get_config = layer.get_config
-    layer.get_config = lambda: {**get_config(), **changes}
-    try:
-        yield
-    finally:
-        del layer.get_config
-
-
-class BaseFrozenDiffStride(BaseDiffStride):
-    """A DiffStride layer whose strides are constants.
-
-    A slot of a model builder names the initial strides. They do not get lost,
-    but those in effect are another argument.
-    """
-
-    def __init__(self, strides=2.0, learned_strides=None, **kwargs):
-        kwargs |= {"trainable": False, "static_sizes": True}
-        super().__init__(strides, **kwargs)
-        count = 1 if self.shared_stride else self.rank
-        if learned_strides is None:
-            learned_strides = self._initial_strides[:count]
-        if len(learned_strides) != count:
-            raise ValueError(
-                f"`learned_strides` must have {count} entries. "
-                f"Received: learned_strides={learned_strides}"
-            )
-        self.learned_strides = [float(stride) for stride in learned_strides]
-        self._strides = np.array(learned_strides, "float32")
-        self._sizing_strides = tuple(map(float, self._strides))
-        self._kept_filters = {}
-
-    @property
-    def strides(self):
-        return self._strides
-
-    def build(self, input_shape):
-        pass
-
-    def _output_sizes(self, sizes):
-        if None in sizes:
-            raise ValueError(
-                "`input_shape` must be given to `diffstride.freeze`: a frozen "
-                "layer needs inputs of known sizes. "
-                f"Received: sizes {sizes} in layer '{self.name}'"
-            )
-        self._kept_filters.setdefault(sizes)
-        return super()._output_sizes(sizes)
-
-    def _filters(self, sizes):
-        if not all(isinstance(size, int) for size in sizes):
-            self._output_sizes((None,) * self.rank)
-        return self._kept_filters.get(sizes) or super()._filters(sizes)
-
-    def keep_filters(self):
-        """Makes arrays of the filters of all sizes that were met so far.
-
-        In a graph, filters of other sizes are operations on constants, until
-        somebody folds them.
-        """
-        for sizes in self._kept_filters:
-            self._kept_filters[sizes] = tree.map_structure(
-                lambda x: ops.convert_to_numpy(x) if ops.is_tensor(x) else x,
-                tuple(self._filters(sizes)),
-            )
-
-    def refresh_sizes(self):
-        return False
-
-    def save_own_variables(self, store):
-        pass
-
-    def load_own_variables(self, store):
-        self.keep_filters()
-
-    def get_config(self):
-        return {**super().get_config(), "learned_strides": self.learned_strides}
-
-
-@register
-class FrozenDiffStride(BaseFrozenDiffStride):
-    """`DiffStride` with constants for strides, as `freeze` makes it.
+def _frozen_config(config, owner, dtype):
+    """The config of a layer, with frozen layers in the place of its own.
 
     Args:
-        strides: number of 1 or more, or tuple of two. Strides that the layer
-            began with.
-        learned_strides: tuple of two numbers, or of one if `shared_stride`. The
-            strides in effect. Defaults to `strides`.
-
-    The other arguments are those of `DiffStride`; `trainable` and
-    `static_sizes` are without effect. Height and width must be known.
-
-    Example:
-
-    >>> layer = FrozenDiffStride(2, learned_strides=(1.6, 3.0), ramp="inside")
-    >>> tuple(layer(np.zeros((1, 64, 64, 3))).shape)
-    (1, 40, 22, 3)
+        config: the config, or a part of it.
+        owner: the layer that it comes from.
+        dtype: dtype policy of all layers, or None.
     """
+    if isinstance(config, (list, tuple)):
+        return type(config)(_frozen_config(x, owner, dtype) for x in config)
+    if isinstance(config, keras.layers.Layer):
+        return _frozen_layer(config, dtype)
+    if not isinstance(config, dict):
+        return config
+    layer = _described_layer(config, owner)
+    if layer is None:
+        return {
+            key: _frozen_config(value, owner, dtype)
+            for key, value in config.items()
+        }
+    frozen = _frozen_layer(layer, dtype)
+    # In the config of a model, a layer comes with its calls.
+    return {**config, **keras.saving.serialize_keras_object(frozen)}
 
-    rank = 2
 
-
-@register
-class FrozenDiffStride1D(BaseFrozenDiffStride):
-    """`FrozenDiffStride` for signals, with one stride."""
-
-    rank = 1
-
-
-@register
-class FrozenDiffStride3D(BaseFrozenDiffStride):
-    """`FrozenDiffStride` for volumes, with three strides."""
-
-    rank = 3
-
-
-@register
-class ConvolutionalLogMelSpectrogram(LogMelSpectrogram):
-    """`LogMelSpectrogram` that transforms frames by a convolution.
-
-    The Fourier transform of a frame is a product with cosines and sines, and of
-    all frames a convolution whose stride is the hop. That needs no complex
-    numbers, so that every format and device can take it. The arguments are
-    those of `LogMelSpectrogram`.
-
-    Example:
-
-    >>> waveform = np.random.uniform(-1, 1, (2, 16000)).astype("float32")
-    >>> tuple(ConvolutionalLogMelSpectrogram()(waveform).shape)
-    (2, 98, 64, 1)
-    """
-
-    def _short_time_transform(self, waveforms):
-        length, bins = self._fft_length, self._fft_length // 2 + 1
-        phase = np.outer(np.arange(self._window_length), np.arange(bins))
-        angle = phase % length * (2 * np.pi / length)
-        kernel = np.concatenate([np.cos(angle), np.sin(angle)], axis=1)
-        kernel = (kernel * self._window[:, np.newaxis])[:, np.newaxis, :]
-        # A frame is as long as the transform, with the window in its middle.
-        margin = (length - self._window_length) // 2
-        margins = (margin, length - self._window_length - margin)
-        padding = [
-            samples - margin
-            for samples, margin in zip(self._padding(), margins, strict=True)
-        ]
-        if any(padding):
-            waveforms = ops.pad(waveforms, [(0, 0), padding])
-        spectrum = ops.conv(
-            ops.expand_dims(waveforms, -1),
-            ops.convert_to_tensor(kernel.astype("float32")),
-            strides=self._hop_length,
-            padding="valid",
-            data_format="channels_last",
+def _described_layer(config, owner):
+    """The layer inside of `owner` that a part of its config describes."""
+    arguments = config.get("config")
+    if not isinstance(arguments, dict):
+        return None
+    found = [
+        layer
+        for layer in sublayers(owner)
+        if type(layer).__name__ == config.get("class_name")
+        and layer.name == arguments.get("name", layer.name)
+    ]
+    learned = [layer for layer in found if isinstance(layer, BaseDiffStride)]
+    if len(learned) > 1:
+        raise ValueError(
+            "DiffStride layers inside of one layer must have names of their "
+            f"own. Received: several of the name '{learned[0].name}' in layer "
+            f"'{owner.name}'"
         )
-        return spectrum[..., :bins], spectrum[..., bins:]
+    return found[0] if found else None
 
 
-_FROZEN = {
-    DiffStride: FrozenDiffStride,
-    DiffStride1D: FrozenDiffStride1D,
-    DiffStride3D: FrozenDiffStride3D,
-    LogMelSpectrogram: ConvolutionalLogMelSpectrogram,
-}
+def _carry_added_weights(layer, frozen):
+    """Sets the weights that a derived class adds to those of DiffStride."""
+    values = {weight.name: weight for weight in layer.weights}
+    for weight in frozen.weights:
+        weight.assign(np.array(ops.convert_to_numpy(values[weight.name])))
+
+
+def _make_arrays_of_tensors(layer):
+    """Makes arrays of the tensors that a layer holds beside its weights.
+
+    `Normalization` holds its mean so. A format such as ONNX takes an array for
+    a constant, but a tensor for one more input of the model.
+    """
+    for name, value in list(vars(layer).items()):
+        if ops.is_tensor(value) and not isinstance(value, keras.Variable):
+            setattr(layer, name, ops.convert_to_numpy(value))
