@@ -10,10 +10,12 @@ It prints its tables and writes to `report/` in the directory of the runs:
 file of each table and one of all runs; the figures as PNG and SVG. They replace
 those of an earlier report.
 
-A cell is the mean over the seeds, ± the standard deviation of a sample, the
-best of a row or a column in bold, and the published number in brackets, where
-the sweep file has one. Metrics are those of `history.jsonl` at the end of a
-run, `complexity` (J in Eq. 6) and `total_seconds`.
+A cell is the mean over the seeds, ± the standard deviation of a sample, and the
+published number in brackets, where the sweep file has one. The best of a row or
+a column is in bold where it is better than all others beyond the noise, which
+is twice the standard error of the difference. Metrics are those of
+`history.jsonl` at the end of a run, `complexity` (J in Eq. 6) and
+`total_seconds`.
 
 Runs that failed, are not finished or belong elsewhere are named, and left out.
 A directory of runs that were made one by one is reported, too.
@@ -28,11 +30,14 @@ if __name__ == "__main__":
     os.environ["KERAS_BACKEND"] = "numpy"
 
 from diffstride.experiments import formats, page, tables
+from diffstride.experiments.errors import SweepError
+from diffstride.experiments.metrics import COSTS, default_metrics, find_metric
 from diffstride.experiments.run_folder import read_folder
-from diffstride.experiments.sweep_file import SweepError
 
 # Names that figures have.
 FIGURES = (
+    "loss_by_epoch",
+    "accuracy_by_epoch",
     "strides_by_epoch",
     "learned_strides",
     "cutoffs",
@@ -46,9 +51,12 @@ def make_tables(folder, metrics, rows=None, columns=None):
     """The tables of a report: one for each metric, then all there is."""
     made = []
     section = folder.sweep.report if folder.sweep else {}
-    published = folder.sweep.published if folder.sweep else {}
+    published = folder.sweep.published if folder.sweep else []
     # What is asked for goes before what the file says.
-    usual = section.get("columns") or published.get("columns")
+    usual = section.get("columns")
+    usual = usual or next(
+        (s["columns"] for s in published if "columns" in s), None
+    )
     if not columns and usual not in (rows or []):
         columns = usual
     usual = section.get("rows", [])
@@ -64,12 +72,11 @@ def make_tables(folder, metrics, rows=None, columns=None):
 
 def choose_metrics(folder, names=(), scale=None, decimals=None):
     section = folder.sweep.report if folder.sweep else {}
-    published = folder.sweep.published if folder.sweep else {}
+    published = folder.sweep.published if folder.sweep else []
     names = names or section.get("metrics")
-    if not names and published.get("metric"):
-        names = [published["metric"]]
-    names = names or tables.default_metrics(folder.runs)
-    metrics = [tables.find_metric(name, scale, decimals) for name in names]
+    names = names or [section["metric"] for section in published]
+    names = names or default_metrics(folder.runs)
+    metrics = [find_metric(name, scale, decimals) for name in names]
     for metric in metrics:
         if all(run.value(metric.name) is None for run in folder.runs):
             row = folder.runs[0].history[-1]
@@ -83,9 +90,9 @@ def choose_metrics(folder, names=(), scale=None, decimals=None):
 def metric_of_figures(folder, metrics):
     """The first metric that is no cost."""
     for metric in metrics:
-        if metric.name not in tables.COSTS:
+        if metric.name not in COSTS:
             return metric
-    return tables.find_metric(tables.default_metrics(folder.runs)[0])
+    return find_metric(default_metrics(folder.runs)[0])
 
 
 def write_report(folder, metrics, made, output):
@@ -124,7 +131,7 @@ def _remove_earlier(output):
 
 def to_markdown(folder, made):
     first, trouble = page.summary_lines(folder)
-    parts = [f"{first}."]
+    parts = [f"# {folder.title}", f"{first}.", *page.environments(folder)]
     if trouble:
         parts.append("Left out:\n" + "\n".join(f"- {line}" for line in trouble))
     return "\n\n".join([*parts, *map(formats.to_markdown, made)])

@@ -9,7 +9,10 @@ A sweep is a TOML file: gin files that all runs share, seeds, and any number of
 axes. A run takes one choice of each axis and one seed.
 
     config = ["papers/diffstride/cifar10.gin"]
-    gin_param = ["train.train.num_epochs = 200"]    # may be left out
+    gin_param = [                       # may be left out
+        "train.train.num_epochs = 200",
+        "schedules.piecewise.boundaries = [100, 150]",
+    ]
     seeds = [1, 2, 3]
 
     [axes.method]                       # choices that are gin files
@@ -32,7 +35,8 @@ axes. A run takes one choice of each axis and one seed.
 
 For the report, a file may say what was published, and how it is to be laid out:
 
-    [published]                         # strings as printed, column by column
+    [published]                         # strings as printed, column by column;
+                                        # [[published]] for several metrics
     metric = "val_accuracy"
     rows = "strides"
     columns = "method"
@@ -42,6 +46,8 @@ For the report, a file may say what was published, and how it is to be laid out:
     [report]                            # of the columns; else the last axis
     columns = "method"
     metrics = ["val_accuracy", "macs"]
+    title = "Strides on CIFAR-10"       # else the first words of the file
+    series = ["diff", "strided"]        # labels that begin alike share a color
 
 Each run has a directory of its own, named after its choices. A run that is
 finished is not made again, and one that was interrupted goes on, so that the

@@ -4,6 +4,7 @@ import pathlib
 import re
 import sys
 
+import gin
 import keras
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import sizes  # noqa: E402
+import sweep  # noqa: E402
 
+from diffstride import configurables  # noqa: E402
 from diffstride.experiments import sweep_file  # noqa: E402
 
 PAGES = {path.name: path.read_text() for path in (ROOT / "docs").glob("*.md")}
@@ -78,5 +81,19 @@ def test_the_sweep_of_the_reports_page_can_be_read(tmp_path):
         re.findall(r"```toml\n(.*?)```", PAGES["reports.md"], re.S)
     ):
         path = tmp_path / f"{index}.toml"
-        path.write_text("config = ['a.gin']\nseeds = [1]\n" + snippet)
+        path.write_text("config = ['a.gin']\nseeds = [1, 2]\n" + snippet)
         assert len(sweep_file.read_sweep(path).runs) > 1
+
+
+@pytest.mark.parametrize("text", [PAGES["reports.md"], sweep.__doc__])
+def test_the_learning_rate_of_the_documented_sweep_falls(text, caplog):
+    """Fewer epochs than a recipe has need other boundaries, too."""
+    [params] = re.findall(r"gin_param = \[([^@]*?)\n *\]", text)
+    params = re.findall(r'"(.+)"', params)
+    assert any("num_epochs" in param for param in params)
+    configurables.parse(["papers/diffstride/cifar10.gin"], params)
+    epochs = gin.query_parameter("train.train.num_epochs")
+    schedule = gin.get_configurable("schedules.piecewise")(10, epochs)
+    assert not caplog.records
+    assert float(schedule(10 * epochs)) < float(schedule(0))
+    gin.clear_config()

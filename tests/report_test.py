@@ -20,11 +20,15 @@ sys.path.insert(0, str(ROOT / "scripts"))
 import report  # noqa: E402
 import sizes  # noqa: E402
 
-from diffstride.experiments import formats, runner, sweep_file, tables  # noqa: E402
-from diffstride.experiments.run_folder import (  # noqa: E402
-    FinishedRun,
-    read_folder,
+from diffstride.experiments import (  # noqa: E402
+    formats,
+    page,
+    runner,
+    sweep_file,
+    tables,
 )
+from diffstride.experiments.finished_run import FinishedRun  # noqa: E402
+from diffstride.experiments.run_folder import read_folder  # noqa: E402
 
 SWEEP = """# What is asked.
 
@@ -67,6 +71,8 @@ def make_history(rng, learned, blocks=(1, 2), **more):
         rows.append(
             {
                 "epoch": epoch,
+                "accuracy": rng.uniform(),
+                "loss": rng.uniform(),
                 "val_accuracy": rng.uniform(),
                 "val_top5_accuracy": rng.uniform(),
                 "val_loss": rng.uniform(),
@@ -144,10 +150,10 @@ def test_means_and_deviations(folder):
         method: float(cells["1-2-3", method]["mean"])
         for method in ("strided", "diffstride")
     }
-    best = max(means, key=means.get)
     line = next(line for line in text.splitlines() if "1-2-3" in line)
-    [bold] = re.findall(r"\*\*(\S+) ± \S+\*\*", line)
-    assert bold == f"{means[best]:.2f}"
+    assert all(f"{mean:.2f} ± " in line for mean in means.values())
+    # Of random numbers none is better beyond the noise.
+    assert "**" not in text and "Bold" not in text
     assert "(91.25 ± 0.2)" in line and "(92.5)" in line
     assert "In brackets: Table 9." in text
     # Turned over, the table has the same numbers.
@@ -163,11 +169,52 @@ def test_means_and_deviations(folder):
     }
 
 
-def test_lower_is_better_for_losses_and_ties_are_both_best():
-    metric = tables.find_metric("val_loss")
-    cells = [tables.Cell([value], 3) for value in (0.5004, 0.5001, 0.7)]
-    tables._mark_best(cells, metric)
-    assert [cell.best for cell in cells] == [True, True, False]
+@pytest.mark.parametrize(
+    "name, values, best",
+    [
+        # Means 0.9 and 0.8, standard error of the difference 0.0816: 1.2 of it.
+        ("val_accuracy", [(0.8, 0.9, 1.0), (0.7, 0.8, 0.9)], None),
+        # The same with a third of the deviation: 3.7 of it.
+        ("val_accuracy", [(0.867, 0.9, 0.933), (0.767, 0.8, 0.833)], 0),
+        # The best must be so against each other one.
+        ("val_accuracy", [(0.5, 0.501), (0.5, 0.502), (0.2, 0.201)], None),
+        ("val_loss", [(0.5, 0.51), (0.4, 0.41), (0.9, 0.91)], 1),
+        # Of a single run the noise is not known.
+        ("val_accuracy", [(0.9,), (0.1,)], None),
+        ("val_accuracy", [(0.9, 0.9), (0.1,)], None),
+        # What has no noise differs by what it differs.
+        ("macs", [(5.0, 5.0), (4.0, 4.0)], 1),
+        ("macs", [(4.0, 4.0), (4.0, 4.0)], None),
+    ],
+)
+def test_bold_is_what_is_better_beyond_the_noise(name, values, best):
+    cells = [tables.Cell(list(numbers)) for numbers in values]
+    tables._mark_best([*cells, tables.Cell()], tables.find_metric(name))
+    assert [i for i, cell in enumerate(cells) if cell.best] == (
+        [] if best is None else [best]
+    )
+
+
+@pytest.mark.parametrize(
+    "name, means, fixed, decimals",
+    [
+        ("val_accuracy", [91.25, 85.0], None, 1),
+        ("macs", [52.13, 4.2], None, 1),
+        ("macs", [52.13, 0.123], None, 2),
+        ("macs", [0.0123], None, 3),
+        ("macs", [0.0123], 1, 1),
+        ("val_loss", [0.5, 0.00012], None, 5),
+        ("val_loss", [0.0], None, 3),
+        ("total_seconds", [0.04, 3.0], None, 3),
+    ],
+)
+def test_small_numbers_have_more_decimals(name, means, fixed, decimals):
+    metric = tables.find_metric(name, decimals=fixed)
+    cells = [tables.Cell([mean]) for mean in means]
+    assert tables._decimals(metric, [*cells, tables.Cell()]) == decimals
+    if fixed is None:
+        texts = ["1.25 ± 0.1", "2"]
+        assert tables._decimals(metric, cells, texts) == max(decimals, 2)
 
 
 def test_complexity_and_strides(folder):
@@ -234,7 +281,13 @@ def test_files_of_a_report(folder, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert "12 of 12 runs of the sweep are finished" in printed
     written = {path.name for path in output.iterdir()}
-    figures = ("strides_by_epoch", "learned_strides", "accuracy_against_cost")
+    figures = (
+        "accuracy_by_epoch",
+        "loss_by_epoch",
+        "strides_by_epoch",
+        "learned_strides",
+        "accuracy_against_cost",
+    )
     assert written == {
         "index.html",
         "report.md",
@@ -454,6 +507,193 @@ def test_a_layer_has_its_color_in_all_configurations(tmp_path):
             assert line.get_color() == colors[layer]
 
 
+def test_curves_of_loss_and_accuracy(folder):
+    """Means over seeds, of training and of the test set, beside one another."""
+    from diffstride.experiments import figures
+
+    read = read_folder(folder)
+    metric = tables.find_metric("val_accuracy")
+    drawn = {d.name: d.figure for d in figures.draw_all(read, metric)}
+    for name, key, scale in (
+        ("accuracy_by_epoch", "accuracy", 100),
+        ("loss_by_epoch", "loss", 1),
+    ):
+        panels = drawn[name].axes
+        assert [panel.get_title() for panel in panels] == ["1-2-3", "1-3-1"]
+        [legend] = drawn[name].legends
+        texts = [text.get_text() for text in legend.get_texts()]
+        assert texts == ["strided", "diffstride", "test", "training"]
+        for panel, strides in zip(panels, ("1-2-3", "1-3-1"), strict=True):
+            for color, method in (("C0", "strided"), ("C1", "diffstride")):
+                for style, column in (("-", f"val_{key}"), ("--", key)):
+                    [line] = [
+                        line
+                        for line in panel.lines
+                        if (line.get_color(), line.get_linestyle())
+                        == (color, style)
+                        and len(line.get_xdata())
+                    ]
+                    histories = [
+                        [
+                            json.loads(row)[column]
+                            for row in (
+                                folder
+                                / f"strides={strides},method={method},seed={s}"
+                                / "history.jsonl"
+                            )
+                            .read_text()
+                            .splitlines()
+                        ]
+                        for s in (1, 2, 3)
+                    ]
+                    assert list(line.get_xdata()) == [1, 2, 3]
+                    assert list(line.get_ydata()) == pytest.approx(
+                        scale * np.mean(histories, axis=0)
+                    )
+            assert len(panel.collections) == 2  # A band for each method.
+
+
+def test_the_report_has_the_accuracy_of_training(folder):
+    read = read_folder(folder)
+    *_, everything = report.make_tables(read, report.choose_metrics(read))
+    assert everything.columns[:2] == [
+        "test accuracy, %",
+        "training accuracy, %",
+    ]
+    values = [
+        100 * r["accuracy"] for r in last_rows(folder, "1-2-3", "=strided")
+    ]
+    cell = read_csv(everything)["1-2-3, strided", "training accuracy, %"]
+    assert float(cell["mean"]) == pytest.approx(np.mean(values))
+
+
+def test_date_device_and_versions(folder):
+    read = read_folder(folder)
+    assert "Made" not in report.to_markdown(read, [])
+    found = {
+        "date": "2026-03-02T10:00:00+00:00",
+        "device": "Some GPU",
+        "devices": 2,
+        "versions": {"diffstride": "0.1.0", "keras": "3.15.0"},
+        "commit": "0123456789abcdef-dirty",
+    }
+
+    def write(run, **changes):
+        path = folder / run.name / "environment.jsonl"
+        lines = ["an earlier line", json.dumps(found | changes)]
+        path.write_text("\n".join(lines) + "\n")
+
+    for run in read.runs:
+        write(run)
+    text = (
+        "on 2 x Some GPU, with diffstride 0.1.0, keras 3.15.0, commit "
+        "0123456789-dirty."
+    )
+    for made in (
+        report.to_markdown(read_folder(folder), []),
+        page.make_page(read_folder(folder), [], []),
+    ):
+        assert f"Made on 2026-03-02 {text}" in made
+    for run in read.runs[:5]:
+        write(run, date="2026-03-01T10:00:00+00:00", device="Another")
+    made = report.to_markdown(read_folder(folder), [])
+    assert "Made from 2026-03-01 to 2026-03-02:" in made
+    assert "5 of them on 2 x Another, with" in made
+    assert f"7 of them {text}" in made
+
+
+@pytest.mark.parametrize(
+    "header, title",
+    [
+        ("# Table 3, CIFAR-10: 6 strides x 3 methods.\n", "Table 3, CIFAR-10"),
+        (
+            "# The price, λ in Eq. 6.\n#\n#   python x\n",
+            "The price, λ in Eq. 6",
+        ),
+        ("# One idea\n# in two lines. Another.\n", "One idea in two lines"),
+        ("", "runs"),
+        ("# A: b\n[report]\ntitle = 'Mine'\n", "Mine"),
+    ],
+)
+def test_a_report_has_a_title_of_its_own(tmp_path, header, title):
+    directory = tmp_path / "runs"
+    [row] = make_history(np.random.default_rng(0), learned=False)[:1]
+    write_run(directory / "seed=1", {"choices": {}, "seed": 1}, [row])
+    head, report_section, rest = header.partition("[report]")
+    (directory / "sweep.toml").write_text(
+        f"{head}config = []\nseeds = [1]\n{report_section}{rest}"
+    )
+    read = read_folder(directory)
+    made = page.make_page(read, [], [])
+    assert f"<title>{title}</title>" in made and f"<h1>{title}</h1>" in made
+    assert report.to_markdown(read, []).startswith(f"# {title}\n")
+    assert "<code>runs</code>: 1 of 1 runs" in made
+
+
+def test_several_published_metrics(folder):
+    more = SWEEP.partition("[published]")[2].replace("91.25", "99.75")
+    more = more.replace("val_accuracy", "val_top5_accuracy")
+    text = SWEEP.replace("[published]", "[[published]]")
+    (folder / "sweep.toml").write_text(f"{text}[[published]]{more}")
+    read = read_folder(folder)
+    metrics = report.choose_metrics(read)
+    assert [m.name for m in metrics] == ["val_accuracy", "val_top5_accuracy"]
+    top1, top5, _ = report.make_tables(read, metrics)
+    for table, text in ((top1, "91.25 ± 0.2"), (top5, "99.75 ± 0.2")):
+        cells = read_csv(table)
+        assert cells["1-2-3", "strided"]["published"] == text
+        assert cells["1-3-1", "diffstride"]["published"] == "93.0"
+
+
+def test_labels_that_begin_alike_share_a_color(tmp_path):
+    from diffstride.experiments import figures
+
+    rng = np.random.default_rng(0)
+    labels = ["strided_1", "strided_2", "diff_1", "diff_2", "other"]
+    choices = "".join(f"{label} = []\n" for label in labels)
+    (tmp_path / "sweep.toml").write_text(
+        f"config = []\nseeds = [1]\n[axes.model.choices]\n{choices}"
+        "[report]\nseries = ['diff', 'strided']\n"
+    )
+    for label in labels:
+        rows = make_history(rng, learned=False)
+        name = f"model={label},seed=1"
+        choice = {"choices": {"model": label}, "seed": 1}
+        write_run(tmp_path / name, choice, rows)
+    metric = tables.find_metric("val_accuracy")
+    drawing = figures.accuracy_against_cost(read_folder(tmp_path), metric)
+    [legend] = drawing.figure.legends
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert texts == ["strided", "diff", "other"]
+
+
+def test_lines_in_one_place_are_all_seen(folder):
+    from diffstride.experiments import stride_figures
+
+    groups = {
+        name: runs
+        for name, runs in read_folder(folder).configurations().items()
+        if runs[0].learned
+    }
+    figure = stride_figures.strides_by_epoch(groups).figure
+    widths = {
+        line.get_color(): line.get_linewidth()
+        for line in figure.axes[0].lines
+        if len(line.get_xdata())
+    }
+    assert widths["C0"] > widths["C1"]
+    styles = {line.get_linestyle() for line in figure.axes[0].lines}
+    assert styles == {"-", "--"}
+
+
+def test_colors_are_different_for_many_labels():
+    from diffstride.experiments import drawing
+
+    for count in (3, 10, 11, 20, 43):
+        chosen = drawing.colors(map(str, range(count)))
+        assert len(set(chosen.values())) == count
+
+
 def test_figures_show_a_quality_even_where_a_cost_is_asked_for(folder):
     from diffstride.experiments import figures
 
@@ -535,6 +775,9 @@ def test_spectrograms(tmp_path):
     assert (
         {"diffres", "accuracy_against_frames"} < set(drawn) <= {*report.FIGURES}
     )
+    [legend] = drawn["strides_by_epoch"].legends
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert texts[-2:] == ["time", "frequency"]
     for panel, passed in zip(
         drawn["cutoffs"].axes, (hertz, cycles), strict=True
     ):
@@ -578,7 +821,7 @@ def test_killed_and_started_again_gives_the_same_table(tmp_path):
     trainer.write_text(KILLED)
     path = tmp_path / "sweep.toml"
     path.write_text(
-        "config = ['a.gin']\nseeds = [1, 2]\n[axes.x]\n"
+        "# Killed.\nconfig = ['a.gin']\nseeds = [1, 2]\n[axes.x]\n"
         "gin_param = 'a.b'\nvalues = [1, 2]"
     )
     sweep = sweep_file.read_sweep(path)

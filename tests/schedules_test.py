@@ -19,6 +19,15 @@ def test_piecewise_drops_with_the_first_step_of_an_epoch():
     )
 
 
+def test_rates_that_a_run_does_not_reach_are_named(caplog):
+    schedules.piecewise(10, 300, boundaries=(200, 299))
+    assert not caplog.records
+    schedules.piecewise(10, 200, boundaries=(200, 300))
+    assert "after 200 epochs, so that the learning rates after 200, 300 ep" in (
+        caplog.text
+    )
+
+
 def test_piecewise_fractions_scale_with_the_run():
     schedule = schedules.piecewise(10, 8, values=(1.0, 0.5), boundaries=(0.25,))
     np.testing.assert_allclose(rates(schedule, (19, 20)), (1.0, 0.5))
@@ -136,6 +145,9 @@ def test_an_optimizer_keeps_its_schedule_when_saved(schedule):
 def test_errors():
     with pytest.raises(ValueError, match="`values` must have one entry more"):
         schedules.piecewise(10, 4, values=(1, 2), boundaries=(1, 2))
+    for boundaries in ((3, 2), (2, 2), (0, 2), (-1, 2), (0.75, 0.5)):
+        with pytest.raises(ValueError, match="`boundaries` must be positive"):
+            schedules.piecewise(10, 4, (1, 2, 3), boundaries)
     with pytest.raises(ValueError, match="`warmup_epochs` must be less than"):
         schedules.cosine(10, 4, warmup_epochs=4)
     with pytest.raises(ValueError, match="`peak_epoch` must lie inside"):

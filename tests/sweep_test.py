@@ -232,6 +232,13 @@ PUBLISHED = (
             "draws` must be 1 or more",
         ),
         (f"{ONE}[report]\ncolumns = 'a'", "`columns` must be an axis"),
+        (f"{ONE}[report]\ntitle = 3", "`title` must be a string"),
+        (f"{ONE}[report]\nseries = 3", "`series` must be a list"),
+        (
+            f"{VALUES}values = [1]\n"
+            + 2 * "[[published]]\nmetric = 'm'\nrows = 'a'\nvalues = {}\n",
+            "`published.metric` must be another one in each section",
+        ),
         (f"{ONE}[report]\ncolums = 'a'", "unknown keys .'colums'."),
         (f"{ONE}[report]\nmetrics = 'macs'", "`metrics` must be a list"),
         (
@@ -278,15 +285,15 @@ def test_shipped_sweeps_name_files_that_exist(path):
     assert [f for f in files if not (ROOT / "configs" / f).exists()] == []
     assert f"python scripts/sweep.py configs/sweeps/{path.name}" in sweep.header
     # A published value belongs to a choice that the sweep makes.
-    if sweep.published:
-        values = sweep.published["values"]
+    for section in sweep.published:
+        values = section["values"]
         labels = {
             axis: [choice.label for choice in choices]
             for axis, choices in sweep.axes.items()
         }
-        assert list(values) == labels[sweep.published["rows"]]
-        if "columns" in sweep.published:
-            columns = labels[sweep.published["columns"]]
+        assert list(values) == labels[section["rows"]]
+        if "columns" in section:
+            columns = labels[section["columns"]]
             assert {len(texts) for texts in values.values()} == {len(columns)}
         else:
             assert all(isinstance(text, str) for text in values.values())

@@ -5,7 +5,7 @@ import json
 import subprocess
 import sys
 
-from diffstride.experiments.sweep_file import SweepError
+from diffstride.experiments.errors import SweepError
 
 CHECK = ("-m", "diffstride.check")
 MOST_NAMED = 5

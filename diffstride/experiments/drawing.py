@@ -32,12 +32,30 @@ def logarithmic(axis):
     """A logarithmic axis, for what is drawn, with numbers one can read."""
     getattr(axis.axes, f"set_{axis.axis_name}scale")("log")
     low, high = axis.get_view_interval()
-    locator = ticker.LogLocator(subs=(1, 1.5, 2, 3, 5, 7))
-    if sum(low <= tick <= high for tick in locator.tick_values(low, high)) < 3:
+    # As few numbers as tell the scale.
+    for subs in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
+        locator = ticker.LogLocator(subs=subs)
+        ticks = locator.tick_values(low, high)
+        count = sum(low <= tick <= high for tick in ticks)
+        if count >= 4:
+            break
+    if count < 3:
         locator = ticker.MaxNLocator(5)
     axis.set_major_locator(locator)
     axis.set_major_formatter(ticker.FuncFormatter(lambda x, _: f"{x:g}"))
     axis.set_minor_formatter(ticker.NullFormatter())
+
+
+def colors(labels):
+    """A color for each label; different ones for as many as there are."""
+    labels = list(labels)
+    if len(labels) <= 10:
+        chosen = [f"C{index}" for index in range(len(labels))]
+    else:
+        name = "tab20" if len(labels) <= 20 else "turbo"
+        palette = matplotlib.colormaps[name].resampled(max(20, len(labels)))
+        chosen = [palette(index) for index in range(len(labels))]
+    return dict(zip(labels, chosen, strict=True))
 
 
 def new_figure(width, height):
@@ -64,6 +82,9 @@ def legend_above(figure, panels):
 
 def new_panels(count):
     """A figure of panels that share their axes."""
+    if count == 1:
+        figure = new_figure(7.0, 4.5)
+        return figure, [figure.subplots()]
     columns = min(count, 4) if count != 5 else 3
     rows = math.ceil(count / columns)
     figure = new_figure(max(5.0, 2.8 * columns), 1.0 + 2.2 * rows)

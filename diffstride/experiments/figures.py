@@ -2,12 +2,19 @@
 
 import statistics
 
+from diffstride.experiments.curve_figures import (
+    accuracy_by_epoch,
+    diffres_curves,
+    loss_by_epoch,
+)
 from diffstride.experiments.drawing import (
     Drawing,
+    colors,
     legend_above,
     logarithmic,
     new_figure,
 )
+from diffstride.experiments.series import main_axis, series
 from diffstride.experiments.stride_figures import (
     cutoffs,
     learned_strides,
@@ -29,6 +36,8 @@ def draw_all(folder, metric):
         if all(run.learned for run in runs)
     }
     drawings = [
+        accuracy_by_epoch(folder, metric),
+        loss_by_epoch(folder),
         learned and strides_by_epoch(learned),
         learned and learned_strides(learned),
         cutoffs(groups),
@@ -54,9 +63,11 @@ def accuracy_against_cost(folder, metric):
         return None
     figure = new_figure(4.6 * len(costs), 4.2)
     panels = figure.subplots(1, len(costs), squeeze=False, sharey=True)[0]
-    axis = _main_axis(folder)
+    report = folder.sweep.report if folder.sweep else {}
+    groups = series(folder, main_axis(folder), report.get("series", ()))
+    color = colors(groups)
     for panel, (name, title, scale) in zip(panels, costs, strict=True):
-        for index, (series, points) in enumerate(_series(folder, axis).items()):
+        for label, points in groups.items():
             pairs = [
                 (
                     [scale * run.value(name) for run in runs],
@@ -70,10 +81,10 @@ def accuracy_against_cost(folder, metric):
             panel.errorbar(
                 *_means_and_bars(pairs),
                 fmt="o",
-                color=f"C{index % 10}",
+                color=color[label],
                 markersize=4,
                 linewidth=1,
-                label=series,
+                label=label,
             )
         logarithmic(panel.xaxis)
         panel.set_xlabel(title)
@@ -90,41 +101,6 @@ def accuracy_against_cost(folder, metric):
     )
 
 
-def diffres_curves(groups):
-    """Activeness and guide loss of DiffRes by epoch."""
-    groups = {
-        name: runs
-        for name, runs in groups.items()
-        if all("activeness" in row for run in runs for row in run.history)
-    }
-    if not groups:
-        return None
-    figure = new_figure(9, 3.8)
-    names = ("activeness", "guide_loss")
-    panels = figure.subplots(1, 2)
-    for panel, key in zip(panels, names, strict=True):
-        for name, runs in groups.items():
-            curves = [[row.get(key) for row in run.history] for run in runs]
-            if any(value is None for curve in curves for value in curve):
-                continue
-            means = [
-                statistics.fmean(values)
-                for values in zip(*curves, strict=False)
-            ]
-            panel.plot(range(1, len(means) + 1), means, label=name)
-        panel.set_title(key.replace("_", " "), fontsize="medium")
-        panel.set_xlabel("epoch")
-        panel.set_ylim(bottom=0)
-        panel.grid(alpha=0.3)
-    legend_above(figure, panels)
-    return Drawing(
-        "diffres",
-        figure,
-        "Activeness and guide loss of DiffRes by epoch, mean over seeds "
-        "(Figures 6 and 7 of Liu et al., 2022).",
-    )
-
-
 def accuracy_against_frames(folder, metric):
     """Accuracy against the frames per second that a classifier sees."""
     rates = {run.frames_per_second for run in folder.runs}
@@ -132,16 +108,25 @@ def accuracy_against_frames(folder, metric):
         return None
     figure = new_figure(5.5, 4)
     panel = figure.subplots()
-    for series, points in _series(folder, _main_axis(folder, rates)).items():
+    groups = series(folder, main_axis(folder, rates))
+    color = colors(groups)
+    # Methods stand side by side, so that none hides another.
+    step = 0.012 * (max(rates) - min(rates))
+    for index, (label, points) in enumerate(groups.items()):
+        aside = step * (index - (len(groups) - 1) / 2)
         accuracies = {}
         for run in (run for runs in points for run in runs):
             accuracies.setdefault(run.frames_per_second, []).append(
                 metric.scale * run.value(metric.name)
             )
-        pairs = [([rate], values) for rate, values in accuracies.items()]
+        pairs = [([rate + aside], ys) for rate, ys in accuracies.items()]
         pairs.sort()
         panel.errorbar(
-            *_means_and_bars(pairs), fmt="o-", markersize=4, label=series
+            *_means_and_bars(pairs),
+            fmt="o-",
+            color=color[label],
+            markersize=4,
+            label=label,
         )
     panel.set_xlabel("frames per second")
     panel.set_ylabel(metric.title)
@@ -151,7 +136,8 @@ def accuracy_against_frames(folder, metric):
         "accuracy_against_frames",
         figure,
         f"{_words(metric)} against the frames per second that are left for "
-        "the classifier: mean and sd over the runs.",
+        "the classifier: mean and sd over the runs. Methods of the same rate "
+        "stand side by side.",
     )
 
 
@@ -161,30 +147,6 @@ def _words(metric):
 
 def _lacks(folder, metric):
     return any(run.value(metric.name) is None for run in folder.runs)
-
-
-def _main_axis(folder, rates=None):
-    """The axis that has its colours: one of methods, or the last one."""
-    axes = [axis for axis in folder.axes if len(folder.axes[axis]) > 1]
-    if rates:  # Not the one that sets the rate.
-        axes = [
-            axis
-            for axis in axes
-            if len(
-                {(r.choices[axis], r.frames_per_second) for r in folder.runs}
-            )
-            > len(rates)
-        ]
-    return "method" if "method" in axes else axes[-1] if axes else None
-
-
-def _series(folder, axis):
-    """Runs of each configuration, by their choice on an axis."""
-    series = {}
-    for runs in folder.configurations().values():
-        label = runs[0].choices[axis] if axis else "all"
-        series.setdefault(label, []).append(runs)
-    return series
 
 
 def _means_and_bars(pairs):

@@ -58,7 +58,7 @@ def make_page(folder, tables, drawings):
         tables: list of `Table`.
         drawings: list of pairs of a `Drawing` and the path of its SVG.
     """
-    title = f"{folder.path.resolve().name}: report"
+    title = folder.title
     parts = [f"<h1>{_escape(title)}</h1>", _summary(folder)]
     if folder.sweep is not None and folder.sweep.header:
         parts.append(f"<pre>{_escape(folder.sweep.header)}</pre>")
@@ -89,13 +89,46 @@ def summary_lines(folder):
     return first, trouble
 
 
+def environments(folder):
+    """When, where and with which versions the runs were made, if known."""
+    runs = [run for run in folder.runs if run.environment]
+    if not runs:
+        return []
+    dates = sorted(str(run.environment.get("date", ""))[:10] for run in runs)
+    when = f"on {dates[0]}"
+    if dates[0] != dates[-1]:
+        when = f"from {dates[0]} to {dates[-1]}"
+    counts = collections.Counter(_environment(run) for run in runs)
+    if len(counts) == 1:
+        return [f"Made {when} {next(iter(counts))}."]
+    return [
+        f"Made {when}:",
+        *(f"{count} of them {text}." for text, count in counts.items()),
+    ]
+
+
+def _environment(run):
+    found = run.environment
+    devices = f"{found.get('devices', 1)} x {found.get('device', 'unknown')}"
+    versions = found.get("versions", {})
+    parts = [f"{name} {version}" for name, version in versions.items()]
+    if found.get("commit"):
+        commit, dash, dirty = found["commit"].partition("-")
+        parts.append(f"commit {commit[:10]}{dash}{dirty}")
+    return f"on {devices}, with {', '.join(parts)}"
+
+
 def _summary(folder):
     first, trouble = summary_lines(folder)
-    text = f"<p>{_escape(first)}."
+    name = folder.path.resolve().name
+    text = f"<p><code>{_escape(name)}</code>: {_escape(first)}."
     if folder.bindings:
         bindings = _escape("; ".join(folder.bindings))
         text += f" For all of them: <code>{bindings}</code>."
     text += "</p>"
+    lines = "<br>".join(map(_escape, environments(folder)))
+    if lines:
+        text += f'<p class="aside">{lines}</p>'
     if trouble:
         items = "".join(f"<li>{_escape(line)}</li>" for line in trouble)
         text += (

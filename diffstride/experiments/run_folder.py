@@ -1,173 +1,18 @@
 """Reads what runs left behind, and says what cannot be used."""
 
-import ast
 import collections
 import dataclasses
-import functools
 import json
 import math
 import pathlib
 import re
 
-from diffstride.analysis.complexity import complexity
-from diffstride.analysis.cutoff import cutoff_frequency
+from diffstride.experiments.errors import SweepError
+from diffstride.experiments.finished_run import FinishedRun
 from diffstride.experiments.run_state import bindings, failure, is_finished
-from diffstride.experiments.sweep_file import SweepError, read_sweep
+from diffstride.experiments.sweep_file import read_sweep
 
 NO_LINE = "there is no line"
-
-
-@dataclasses.dataclass(frozen=True)
-class FinishedRun:
-    """One run that was finished.
-
-    Args:
-        name: Of its directory.
-        choices: The choice on each axis of the sweep.
-        seed: Of the run, or None where it is not known.
-        command: Arguments of the training binary, or None.
-        history: One dict for each epoch.
-        config: The lines of `config.gin` that bind something.
-    """
-
-    name: str
-    choices: dict
-    seed: int | None
-    command: list | None
-    history: list
-    config: list
-
-    @functools.cached_property
-    def parameters(self):
-        """Values of the configuration, by the last part of their names."""
-        parameters = {}
-        for line in self.config:
-            name, _, value = line.partition(" = ")
-            try:
-                value = ast.literal_eval(value)
-            except (ValueError, SyntaxError):
-                pass  # A reference stays the text that it is.
-            parameters[name.split("/")[-1]] = value
-        return parameters
-
-    def parameter(self, name, default=None):
-        """The value of a parameter, whatever of: `strides` or `train.model`."""
-        for key, value in self.parameters.items():
-            if key == name or key.endswith(f".{name}"):
-                return value
-        return default
-
-    def value(self, metric):
-        """A number of the run at its end, or None."""
-        if metric == "complexity":
-            return self.complexity
-        if metric == "total_seconds":
-            return sum(row.get("seconds", 0) for row in self.history)
-        value = self.history[-1].get(metric)
-        return value if isinstance(value, (int, float)) else None
-
-    @property
-    def learned(self):
-        """Strides at the end by layer, a number for each axis."""
-        return self.strides_after(len(self.history))
-
-    def strides_after(self, epoch):
-        """Learned strides after some epochs; before the first, if known."""
-        if not self.history[-1].get("strides"):
-            return {}
-        if epoch == 0:
-            initial = self.initial
-            layers = self.history[0]["strides"]
-            if initial is None or len(initial) != len(layers):
-                return None
-            return dict(zip(layers, initial, strict=True))
-        row = self.history[epoch - 1]
-        return {
-            layer: _per_axis(strides, len(row["sizes"][layer]))
-            for layer, strides in row["strides"].items()
-        }
-
-    @property
-    def initial(self):
-        """Configured strides of the downsampling layers, or None."""
-        model = str(self.parameter("train.model", "")).split(".")[-1]
-        strides = self.parameter(f"{model}.strides")
-        if not isinstance(strides, (list, tuple)):
-            return None
-        if model.lower().startswith("resnet"):
-            strides = self._of_slots(model, strides)
-        return [_per_axis(s, 2) for s in strides if s is not None]
-
-    def _of_slots(self, model, strides):
-        """Strides of the parts of a ResNet that have a pooling slot.
-
-        Version 0.1 had no such parameters, and a slot in each block.
-        """
-        has_slot = [self.parameter(f"{model}.stem_slot", False)]
-        without = self.parameter(f"{model}.id_only", ())
-        if self.parameter(f"{model}.downsample_identity", True):
-            without = ()
-        has_slot += [i not in without for i in range(len(strides) - 1)]
-        return [s for s, slot in zip(strides, has_slot, strict=True) if slot]
-
-    @property
-    def complexity(self):
-        """J in Eq. 6, of learned strides or of fixed ones, or None."""
-        strides = list(self.learned.values()) or self.initial
-        return complexity(strides) if strides else None
-
-    @property
-    def frames_per_second(self):
-        """Frames of a spectrogram that the classifier sees, or None."""
-        hop_ms = self.parameter("LogMelSpectrogram.hop_ms")
-        if hop_ms is None:
-            return None
-        rate = self.parameter("reduction_rate") or 0
-        return 1000 / hop_ms * (1 - rate)
-
-    @property
-    def cutoffs(self):
-        """Cut-offs of the first learned layer of a spectrogram, or None.
-
-        In Hz along time, and in cycles per mel along frequency.
-        """
-        hop_ms = self.parameter("LogMelSpectrogram.hop_ms")
-        first = next(iter(self.learned.values()), ())
-        if hop_ms is None or len(first) != 2:
-            return None
-        time, frequency = first
-        return (
-            cutoff_frequency(
-                time, sampling_rate=1000 / hop_ms, size=self._frames
-            ),
-            cutoff_frequency(
-                frequency, size=self.parameter("LogMelSpectrogram.num_mels")
-            ),
-        )
-
-    @property
-    def _frames(self):
-        """Frames of a spectrogram in training, or None."""
-        names = ("sample_rate", "window_ms", "hop_ms", "center")
-        rate, window_ms, hop_ms, center = (
-            self.parameter(f"LogMelSpectrogram.{name}") for name in names
-        )
-        seconds = self.parameter("window_seconds")
-        if None in (rate, window_ms, seconds) or self.parameter(
-            "reduction_rate"
-        ):
-            return None
-        hop = round(rate * hop_ms / 1000)
-        if center:
-            return 1 + round(seconds * rate) // hop
-        samples = round(seconds * rate) - round(rate * window_ms / 1000)
-        return 1 + samples // hop
-
-
-def _per_axis(strides, rank):
-    if isinstance(strides, (int, float)):
-        strides = [strides]
-    return [float(strides[axis % len(strides)]) for axis in range(rank)]
 
 
 @dataclasses.dataclass
@@ -191,6 +36,12 @@ class RunFolder:
     foreign: dict = dataclasses.field(default_factory=dict)
     axes: dict = dataclasses.field(default_factory=dict)
     bindings: list = dataclasses.field(default_factory=list)
+
+    @property
+    def title(self):
+        """What the report is called."""
+        name = self.path.resolve().name
+        return (self.sweep and self.sweep.title) or name
 
     def configurations(self):
         """Runs that differ in nothing but their seeds, by their labels."""
@@ -329,6 +180,7 @@ def _read_run(directory, description):
         description.get("command"),
         history,
         config,
+        _read_environment(directory / "environment.jsonl"),
     )
     if run.seed is None:
         seed = run.parameter("train.seed")
@@ -371,6 +223,15 @@ def _read_history(path):
     if not all(map(math.isfinite, numbers)):
         return rows, "there is a number that is not finite"
     return rows, None if rows else NO_LINE
+
+
+def _read_environment(path):
+    """The last line of where a run was made, or an empty dict."""
+    try:
+        environment = json.loads(path.read_text().splitlines()[-1])
+    except (OSError, ValueError, IndexError):
+        return {}
+    return environment if isinstance(environment, dict) else {}
 
 
 def _is_number(value):

@@ -7,7 +7,7 @@ import re
 import signal
 import zipfile
 
-from diffstride.experiments.sweep_file import SweepError
+from diffstride.experiments.errors import SweepError
 
 
 def is_finished(directory):

@@ -23,6 +23,7 @@ try:
 except ImportError:  # Windows: sweeps must not share a directory there.
     fcntl = None
 
+from diffstride.experiments.errors import SweepError
 from diffstride.experiments.run_state import (
     failure,
     is_finished,
@@ -30,7 +31,6 @@ from diffstride.experiments.run_state import (
     last_result,
     last_words,
 )
-from diffstride.experiments.sweep_file import SweepError
 
 TRAIN = ("-m", "diffstride.train")
 # The trainer exits with the one after a checkpoint, or before it has begun is
@@ -199,7 +199,7 @@ class Ray:
         if gpus is None:
             gpus = min(1, ray.cluster_resources().get("GPU", 0))
         # The nodes need not have these scripts.
-        for module in ("runner", "run_state", "runs", "sweep_file"):
+        for module in ("runner", "run_state", "errors"):
             ray.cloudpickle.register_pickle_by_value(
                 sys.modules[f"diffstride.experiments.{module}"]
             )

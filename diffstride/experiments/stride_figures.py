@@ -2,8 +2,11 @@
 
 import math
 
+import numpy as np
+
 from diffstride.experiments.drawing import (
     Drawing,
+    colors,
     legend_above,
     logarithmic,
     new_figure,
@@ -19,7 +22,8 @@ def strides_by_epoch(groups):
     """Figure 3a: the strides of every layer, a panel for each configuration."""
     shown = dict(list(groups.items())[:MOST_PANELS])
     figure, panels = new_panels(len(shown))
-    colors = _colors(shown)
+    color = _colors(shown)
+    widths = dict(zip(color, np.linspace(2.5, 1.0, len(color)), strict=True))
     for (name, runs), panel in zip(shown.items(), panels, strict=False):
         for run in runs:
             start = 1 if run.strides_after(0) is None else 0
@@ -33,22 +37,25 @@ def strides_by_epoch(groups):
                         epochs,
                         [row[layer][axis] for row in rows],
                         style,
-                        color=colors[layer],
+                        color=color[layer],
                         alpha=1 if len(runs) == 1 else 0.6,
-                        linewidth=1,
+                        # Of lines in the same place, the later are thinner.
+                        linewidth=widths[layer],
                     )
         panel.set_title(name, fontsize="small")
         panel.grid(alpha=0.3)
         panel.tick_params(labelbottom=True)
     figure.supxlabel("epoch")
     figure.supylabel("stride")
-    for layer, color in colors.items():
-        panels[0].plot([], [], color=color, label=layer)
+    for layer in color:
+        panels[0].plot([], [], color=color[layer], label=layer)
+    names = _axis_names(shown)
+    for name, style in zip(names, AXIS_STYLES, strict=False):
+        panels[0].plot([], [], style, color="black", label=name)
     legend_above(figure, panels)
     caption = (
         "Strides by epoch (Figure 3a of Riad et al., 2022): a line for each "
-        "seed and axis; the first axis, height or time, is a solid line, the "
-        "second a dashed one."
+        "seed and axis."
     )
     if len(shown) < len(groups):
         caption += f" The first {len(shown)} of {len(groups)} configurations."
@@ -58,8 +65,7 @@ def strides_by_epoch(groups):
 def learned_strides(groups):
     """Figures 3b, 3c, A.1 and A.2: where strides end, by configuration."""
     figure, (strides_panel, total_panel) = _by_configuration(groups)
-    colors = _colors(groups)
-    layers = next(iter(groups.values()))[0].learned
+    color = _colors(groups)
     for position, runs in enumerate(groups.values()):
         initial = runs[0].strides_after(0)
         for index, layer in enumerate(runs[0].learned):
@@ -69,7 +75,7 @@ def learned_strides(groups):
                 position + offset,
                 [run.learned[layer] for run in runs],
                 initial and initial[layer],
-                colors[layer],
+                color[layer],
                 0.3 / len(runs[0].learned),
             )
         _scatter(
@@ -80,12 +86,10 @@ def learned_strides(groups):
             "black",
             0.2,
         )
-    for layer, color in colors.items():
-        strides_panel.plot([], [], "s", color=color, label=layer)
-    for axis, marker in enumerate(AXIS_MARKERS[: len(_products(layers))]):
-        total_panel.plot(
-            [], [], marker, color="black", label=_axis_name(axis, layers)
-        )
+    for layer in color:
+        strides_panel.plot([], [], "s", color=color[layer], label=layer)
+    for name, marker in zip(_axis_names(groups), AXIS_MARKERS, strict=False):
+        total_panel.plot([], [], marker, color="black", label=name)
     total_panel.plot([], [], "-", color="gray", label="at the start")
     legend_above(figure, (strides_panel, total_panel))
     logarithmic(total_panel.yaxis)
@@ -133,10 +137,7 @@ def cutoffs(groups):
 def _colors(groups):
     """A color for each layer that any configuration has."""
     layers = [layer for runs in groups.values() for layer in runs[0].learned]
-    return {
-        layer: f"C{index % 10}"
-        for index, layer in enumerate(dict.fromkeys(layers))
-    }
+    return colors(dict.fromkeys(layers))
 
 
 def _by_configuration(groups):
@@ -171,6 +172,8 @@ def _products(strides):
     return [math.prod(axis) for axis in zip(*strides.values(), strict=True)]
 
 
-def _axis_name(axis, layers):
-    rank = len(_products(layers))
-    return ("height or time", "width or frequency")[axis] if rank == 2 else axis
+def _axis_names(groups):
+    """What the axes of the strides are; numbers where there are not two."""
+    run = next(iter(groups.values()))[0]
+    rank = len(_products(run.learned))
+    return run.axis_names if rank == 2 else [f"axis {i}" for i in range(rank)]

@@ -13,20 +13,17 @@ except ImportError:  # Python 3.10
     import tomli as tomllib
 
 from diffstride.configs import SEARCH_PATHS
+from diffstride.experiments.errors import (
+    SweepError,
+    all_of,
+    require,
+    require_keys,
+)
 from diffstride.experiments.runs import Choice, Run
+from diffstride.experiments.sections import check_report, read_published
 
 # What a file system allows the name of a directory.
 MOST_BYTES = 255
-
-
-class SweepError(ValueError):
-    """A sweep that cannot be made; the message names the culprit."""
-
-
-def require(condition, name, must, value):
-    """Complains about a value of a sweep file where a condition fails."""
-    if not condition:
-        raise SweepError(f"`{name}` must be {must}. Received: {name}={value!r}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,15 +34,30 @@ class Sweep:
         text: The file itself.
         axes: The choices of each axis, by its name.
         runs: One `Run` for each combination of choices and each seed.
-        published: What was published, as the file gives it.
+        published: Sections of what was published, one for each metric.
         report: How the file wants its report.
     """
 
     text: str
     axes: dict
     runs: list
-    published: dict
+    published: list
     report: dict
+
+    def published_of(self, metric):
+        """What was published of a metric, or an empty dict."""
+        for section in self.published:
+            if section["metric"] == metric:
+                return section
+        return {}
+
+    @property
+    def title(self):
+        """What the file says that its report is called, or its first words."""
+        paragraph = " ".join(self.header.partition("\n\n")[0].split())
+        # Up to a colon, or to the end of a sentence: no capital follows `Eq.`
+        words = re.match(r"(.*?)(: |\. (?=[A-Z])|\.?$)", paragraph)[1]
+        return self.report.get("title", words)
 
     @property
     def header(self):
@@ -80,7 +92,7 @@ def check_files(runs):
 
 def _parse(text):
     sweep = tomllib.loads(text)
-    _require_keys(
+    require_keys(
         "a sweep",
         sweep,
         ("config", "seeds"),
@@ -88,10 +100,10 @@ def _parse(text):
     )
     config, seeds = sweep["config"], sweep["seeds"]
     params = sweep.get("gin_param", [])
-    require(_all(str, config), "config", "a list of gin files", config)
-    require(_all(str, params), "gin_param", "a list of bindings", params)
+    require(all_of(str, config), "config", "a list of gin files", config)
+    require(all_of(str, params), "gin_param", "a list of bindings", params)
     require(
-        seeds and _all(int, seeds),
+        seeds and all_of(int, seeds),
         "seeds",
         "a list of integers, one or more",
         seeds,
@@ -116,79 +128,10 @@ def _parse(text):
             f"`[axes.NAME.choices]`. Received: {len(longest.encode())} bytes "
             f"in {longest}"
         )
-    published, report = (sweep.get(key, {}) for key in ("published", "report"))
-    if published != {}:
-        _check_published(published, axes)
-    _check_report(report, axes)
+    published = read_published(sweep.get("published", []), axes)
+    report = sweep.get("report", {})
+    check_report(report, axes)
     return Sweep(text, axes, runs, published, report)
-
-
-def _all(kind, values):
-    """Whether this is a list of a kind; true and false are no integers."""
-    return isinstance(values, list) and all(type(v) is kind for v in values)
-
-
-def _require_keys(name, table, needed, others=()):
-    require(isinstance(table, dict), name, "a table", table)
-    known = [*needed, *others]
-    if unknown := sorted(set(table) - set(known)):
-        raise SweepError(f"unknown keys {unknown}; {name} has {known}")
-    if missing := [key for key in needed if key not in table]:
-        raise SweepError(f"{missing} must be given; {name} has {known}")
-
-
-def _check_published(section, axes):
-    """Complains about published numbers that belong to no choice."""
-    _require_keys(
-        "[published]",
-        section,
-        ("metric", "rows", "values"),
-        ("columns", "source"),
-    )
-    for key in ("metric", "rows", "source"):
-        text = section.get(key, "")
-        require(isinstance(text, str), key, "a string", text)
-    _require_axes(section, axes)
-    values, count = section["values"], None
-    require(isinstance(values, dict), "published.values", "a table", values)
-    labels = [choice.label for choice in axes[section["rows"]]]
-    if "columns" in section:
-        count = len(axes[section["columns"]])
-    for row, texts in values.items():
-        if row not in labels:
-            raise SweepError(
-                f"the rows of `published.values` must be among {labels}. "
-                f"Received: {row!r}"
-            )
-        name = f"published.values.{row}"
-        if count is None:
-            require(isinstance(texts, str), name, "a string", texts)
-        else:
-            require(
-                _all(str, texts) and len(texts) == count,
-                name,
-                f"a list of {count} strings, one for each column",
-                texts,
-            )
-
-
-def _check_report(section, axes):
-    _require_keys("[report]", section, (), ("rows", "columns", "metrics"))
-    metrics = section.get("metrics", [])
-    require(_all(str, metrics), "metrics", "a list of strings", metrics)
-    _require_axes(section, axes)
-
-
-def _require_axes(section, axes):
-    """Complains unless rows and columns are axes, and different ones."""
-    rows, columns = section.get("rows", []), section.get("columns")
-    rows = rows if isinstance(rows, list) else [rows]
-    named = [("rows", row) for row in rows]
-    if columns is not None:
-        named.append(("columns", columns))
-    for key, axis in named:
-        require(axis in list(axes), key, f"an axis, one of {list(axes)}", axis)
-    require(columns not in rows, "columns", "no axis of the rows", columns)
 
 
 def _read_axis(name, axis):
@@ -198,7 +141,9 @@ def _read_axis(name, axis):
     require(isinstance(axis, dict), place, "a table", axis)
     if set(axis) == {"gin_file"}:
         files = axis["gin_file"]
-        require(_all(str, files), f"{place}.gin_file", "a list of files", files)
+        require(
+            all_of(str, files), f"{place}.gin_file", "a list of files", files
+        )
         choices = [
             Choice(name, label(pathlib.Path(file).stem), files=(file,))
             for file in files
@@ -237,7 +182,7 @@ def _read_axis(name, axis):
 def _read_choice(axis, place, key, bindings):
     _require_label(place, key)
     require(
-        _all(str, bindings), place, "a list of files and bindings", bindings
+        all_of(str, bindings), place, "a list of files and bindings", bindings
     )
     return Choice(
         axis,
@@ -258,7 +203,7 @@ def _require_label(place, name):
 
 def _draw(place, settings, taken):
     """Random values of an axis: the same ones every time the file is read."""
-    _require_keys(
+    require_keys(
         place, settings, ("template", "between", "draws", "seed"), ("per_axis",)
     )
     between, draws = settings["between"], settings["draws"]

@@ -1,62 +1,15 @@
 """Tables in the form of the papers: mean ± standard deviation over seeds."""
 
 import dataclasses
+import math
 import statistics
-import typing
 
-from diffstride.experiments.sweep_file import SweepError
+from diffstride.experiments.errors import SweepError
+from diffstride.experiments.metrics import COSTS, find_metric
 
 PLUS_MINUS = " ± "
-COSTS = ("macs", "complexity", "total_seconds")
-
-
-class Metric(typing.NamedTuple):
-    """How a number of a run is shown."""
-
-    name: str
-    title: str
-    scale: float = 1.0
-    decimals: int = 3
-    lower_is_better: bool = False
-
-    @property
-    def words(self):
-        """The title without a unit."""
-        return self.title.partition(",")[0]
-
-
-def find_metric(name, scale=None, decimals=None):
-    """How the metric of a name is shown."""
-    title = name.removeprefix("val_").replace("_", " ")
-    if name.startswith("val_"):
-        title = f"test {title}"
-    metric = Metric(name, title)
-    if "accuracy" in name or name.endswith(("_auc", "_map", "_precision")):
-        metric = Metric(name, f"{title}, %", 100.0, 1)
-    elif name.endswith("loss"):
-        metric = Metric(name, title, lower_is_better=True)
-    elif name == "macs":
-        metric = Metric(name, "million MACs", 1e-6, 1, True)
-    elif name == "complexity":
-        metric = Metric(name, "complexity J", 1.0, 3, True)
-    elif name == "total_seconds":
-        metric = Metric(name, "minutes a run", 1 / 60, 1, True)
-    if scale is not None:
-        metric = metric._replace(title=title, scale=scale)
-    if decimals is not None:
-        metric = metric._replace(decimals=decimals)
-    return metric
-
-
-def default_metrics(runs):
-    """What a report shows of runs: accuracies, or else what it has."""
-    tested = [name for name in runs[0].history[-1] if name.startswith("val_")]
-    accuracies = [
-        name
-        for name in tested
-        if name.endswith("accuracy") and "top5" not in name
-    ]
-    return accuracies or [n for n in tested if "loss" not in n] or ["val_loss"]
+# The least digits of a number that are shown, leading zeros not counted.
+_DIGITS = 2
 
 
 @dataclasses.dataclass
@@ -85,11 +38,19 @@ class Cell:
     def deviation(self):
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
+    @property
+    def error(self):
+        """The standard error of the mean; infinite where it is not known."""
+        if self.deviation is None:
+            return math.inf
+        return self.deviation / math.sqrt(len(self.values))
+
     def __str__(self):
         if not self.values:
             return self.text
         text = f"{self.mean:.{self.decimals}f}"
-        if self.deviation is not None:
+        # Operations of fixed strides have no noise.
+        if len(set(self.values)) > 1:
             text += f"{PLUS_MINUS}{self.deviation:.{self.decimals}f}"
         return text
 
@@ -133,9 +94,6 @@ def pivot(folder, metric, rows=None, columns=None):
     axes = list(folder.axes)
     rows, columns = _layout(axes, rows, columns)
     published = _published(folder, metric, rows, columns)
-    decimals = metric.decimals
-    for text in published.values():
-        decimals = max(decimals, _decimals(text))
     cells = {}
     for run in folder.runs:
         key = folder.row(run, rows), run.choices[columns]
@@ -145,6 +103,7 @@ def pivot(folder, metric, rows=None, columns=None):
             cell.values.append(metric.scale * value)
     for key in published:
         cells.setdefault(key, Cell())
+    decimals = _decimals(metric, cells.values(), published.values())
     for key, cell in cells.items():
         cell.decimals, cell.published = decimals, published.get(key, "")
     column_names = _ordered(folder, columns, [key[1] for key in cells])
@@ -173,12 +132,12 @@ def pivot(folder, metric, rows=None, columns=None):
         _mark_best(means, metric)
         table["mean of all"] = means
     over = [axis for axis in axes if axis not in (*rows, columns)]
-    note = _means_over(usual, "cell")
+    note = _means_over(usual, "cell") + _about_bold(table)
     if over:
         note += f" They differ in {', '.join(over)}, too."
     if published:
-        source = folder.sweep.published.get("source", "as published")
-        note += f" In brackets: {source}."
+        section = folder.sweep.published_of(metric.name)
+        note += f" In brackets: {section.get('source', 'as published')}."
     return Table(
         metric.title, ", ".join(rows), column_names, table, usual, note
     )
@@ -218,9 +177,9 @@ def _means_over(count, what):
 
 def _published(folder, metric, rows, columns):
     """Published numbers, by labels of row and column."""
-    section = folder.sweep.published if folder.sweep else {}
+    section = folder.sweep.published_of(metric.name) if folder.sweep else {}
     axes = [section.get("rows"), section.get("columns")]
-    if section.get("metric") != metric.name or len(rows) != 1:
+    if len(rows) != 1:
         return {}
     if axes not in ([*rows, columns], [columns, *rows]):
         return {}
@@ -235,9 +194,22 @@ def _published(folder, metric, rows, columns):
     return {(row, column): text for (column, row), text in numbers.items()}
 
 
-def _decimals(text):
-    number = text.split(PLUS_MINUS.strip())[0].strip()
-    return len(number.partition(".")[2])
+def _decimals(metric, cells, published=()):
+    """How many decimals cells that are compared have.
+
+    As many as the published numbers, and enough to show two digits of the
+    smallest mean: 0.1 million operations would say little.
+    """
+    if metric.is_fixed:
+        return metric.decimals
+    decimals = [metric.decimals]
+    for text in published:
+        number = text.split(PLUS_MINUS.strip())[0].strip()
+        decimals.append(len(number.partition(".")[2]))
+    means = [abs(cell.mean) for cell in cells if cell.mean]
+    if means:
+        decimals.append(_DIGITS - 1 - math.floor(math.log10(min(means))))
+    return max(decimals)
 
 
 def _ordered(folder, axis, labels):
@@ -248,45 +220,67 @@ def _ordered(folder, axis, labels):
 
 
 def _mark_best(cells, metric):
-    """Marks the best mean, and those that print alike."""
+    """Marks the best mean if it is better than all others beyond the noise.
+
+    The noise is twice the standard error of the difference of two means. That
+    of a single run is not known.
+    """
     cells = [cell for cell in cells if cell.values]
     if len(cells) < 2:
         return
-    means = [round(cell.mean, cell.decimals) for cell in cells]
-    best = min(means) if metric.lower_is_better else max(means)
-    for cell, mean in zip(cells, means, strict=True):
-        cell.best = mean == best
+    sign = -1 if metric.lower_is_better else 1
+    best, *others = sorted(cells, key=lambda cell: -sign * cell.mean)
+    best.best = all(
+        sign * (best.mean - other.mean)
+        > 2 * math.hypot(best.error, other.error)
+        for other in others
+    )
+
+
+def _about_bold(rows):
+    """What bold means, for tables that have it."""
+    if not any(cell.best for row in rows.values() for cell in row):
+        return ""
+    return (
+        " Bold: better than all that it is compared with by more than twice "
+        "the standard error of the difference."
+    )
 
 
 def configurations(folder, metrics):
     """A table with a row for each configuration: what it does and costs."""
     groups = folder.configurations()
-    columns = [*metrics]
-    for name in COSTS:
-        if name not in [metric.name for metric in metrics] and any(
-            run.value(name) is not None for run in folder.runs
-        ):
-            columns.append(find_metric(name))
-    rows = {}
-    for name, runs in groups.items():
-        row = rows[name] = []
-        for metric in columns:
-            values = [run.value(metric.name) for run in runs]
-            row.append(
-                Cell(
-                    [metric.scale * v for v in values if v is not None],
-                    metric.decimals,
-                    _published_alone(folder, metric, runs[0]),
-                )
+    columns = [*metrics, *_further_columns(folder, metrics)]
+    rows = {name: [] for name in groups}
+    sources = {}
+    for metric in columns:
+        cells = [
+            Cell(
+                [
+                    metric.scale * value
+                    for value in (run.value(metric.name) for run in runs)
+                    if value is not None
+                ],
+                published=_published_alone(folder, metric, runs[0]),
             )
+            for runs in groups.values()
+        ]
+        texts = [cell.published for cell in cells if cell.published]
+        if texts:
+            section = folder.sweep.published_of(metric.name)
+            sources[section.get("source", "as published")] = True
+        decimals = _decimals(metric, cells, texts)
+        for row, cell in zip(rows.values(), cells, strict=True):
+            cell.decimals = decimals
+            row.append(cell)
+        if metric in metrics:
+            _mark_best(cells, metric)
+    for row, runs in zip(rows.values(), groups.values(), strict=True):
         row.append(Cell(text=mean_strides(runs)))
-    for index, metric in enumerate(metrics):
-        _mark_best([row[index] for row in rows.values()], metric)
     usual = _usual(folder, folder.axes, map(len, groups.values()))
-    note = _means_over(usual, "row")
-    if any(cell.published for row in rows.values() for cell in row):
-        source = folder.sweep.published.get("source", "as published")
-        note += f" In brackets: {source}."
+    note = _means_over(usual, "row") + _about_bold(rows)
+    if sources:
+        note += f" In brackets: {', '.join(sources)}."
     names = [*(metric.title for metric in columns), "strides at the end"]
     if not any(row[-1].text for row in rows.values()):
         names.pop()
@@ -301,10 +295,24 @@ def configurations(folder, metrics):
     )
 
 
+def _further_columns(folder, metrics):
+    """The qualities of training beside those of the test set, then costs."""
+    names = [metric.name for metric in metrics]
+    training = [
+        name.removeprefix("val_") for name in names if name.startswith("val_")
+    ]
+    return [
+        find_metric(name)
+        for name in [*training, *COSTS]
+        if name not in names
+        and any(run.value(name) is not None for run in folder.runs)
+    ]
+
+
 def _published_alone(folder, metric, run):
     """A published number that depends on one axis only."""
-    section = folder.sweep.published if folder.sweep else {}
-    if section.get("metric") != metric.name or "columns" in section:
+    section = folder.sweep.published_of(metric.name) if folder.sweep else {}
+    if not section or "columns" in section:
         return ""
     return section["values"].get(run.choices[section["rows"]], "")
 

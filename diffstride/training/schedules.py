@@ -5,7 +5,10 @@ The trainer calls a schedule with the length of the run,
 that `keras.optimizers` accept; a number is as good a schedule.
 """
 
+import itertools
+
 import keras
+from absl import logging
 from keras import ops
 
 
@@ -45,6 +48,19 @@ def piecewise(
         boundary * num_epochs if 0 < boundary < 1 else boundary
         for boundary in boundaries
     ]
+    if any(start >= end for start, end in itertools.pairwise([0, *epochs])):
+        raise ValueError(
+            "`boundaries` must be positive, each larger than the one before. "
+            f"Received: boundaries={boundaries}"
+        )
+    late = [epoch for epoch in epochs if epoch >= num_epochs]
+    if late:
+        logging.warning(
+            "The run ends after %s epochs, so that the learning rates after "
+            "%s epochs are not reached: see `boundaries`.",
+            num_epochs,
+            ", ".join(map(str, late)),
+        )
     # Keras holds a value up to and including its boundary.
     steps = [round(epoch * steps_per_epoch) - 1 for epoch in epochs]
     schedule = keras.optimizers.schedules.PiecewiseConstantDecay(

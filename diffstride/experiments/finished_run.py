@@ -1,0 +1,170 @@
+"""What a finished run says of itself."""
+
+import ast
+import dataclasses
+import functools
+
+from diffstride.analysis.complexity import complexity
+from diffstride.analysis.cutoff import cutoff_frequency
+
+
+@dataclasses.dataclass(frozen=True)
+class FinishedRun:
+    """One run that was finished.
+
+    Args:
+        name: Of its directory.
+        choices: The choice on each axis of the sweep.
+        seed: Of the run, or None where it is not known.
+        command: Arguments of the training binary, or None.
+        history: One dict for each epoch.
+        config: The lines of `config.gin` that bind something.
+        environment: Date, backend, devices and versions, where they are known.
+    """
+
+    name: str
+    choices: dict
+    seed: int | None
+    command: list | None
+    history: list
+    config: list
+    environment: dict = dataclasses.field(default_factory=dict)
+
+    @functools.cached_property
+    def parameters(self):
+        """Values of the configuration, by the last part of their names."""
+        parameters = {}
+        for line in self.config:
+            name, _, value = line.partition(" = ")
+            try:
+                value = ast.literal_eval(value)
+            except (ValueError, SyntaxError):
+                pass  # A reference stays the text that it is.
+            parameters[name.split("/")[-1]] = value
+        return parameters
+
+    def parameter(self, name, default=None):
+        """The value of a parameter, whatever of: `strides` or `train.model`."""
+        for key, value in self.parameters.items():
+            if key == name or key.endswith(f".{name}"):
+                return value
+        return default
+
+    def value(self, metric):
+        """A number of the run at its end, or None."""
+        if metric == "complexity":
+            return self.complexity
+        if metric == "total_seconds":
+            return sum(row.get("seconds", 0) for row in self.history)
+        value = self.history[-1].get(metric)
+        return value if isinstance(value, (int, float)) else None
+
+    @property
+    def learned(self):
+        """Strides at the end by layer, a number for each axis."""
+        return self.strides_after(len(self.history))
+
+    def strides_after(self, epoch):
+        """Learned strides after some epochs; before the first, if known."""
+        if not self.history[-1].get("strides"):
+            return {}
+        if epoch == 0:
+            initial = self.initial
+            layers = self.history[0]["strides"]
+            if initial is None or len(initial) != len(layers):
+                return None
+            return dict(zip(layers, initial, strict=True))
+        row = self.history[epoch - 1]
+        return {
+            layer: _per_axis(strides, len(row["sizes"][layer]))
+            for layer, strides in row["strides"].items()
+        }
+
+    @property
+    def initial(self):
+        """Configured strides of the downsampling layers, or None."""
+        model = str(self.parameter("train.model", "")).split(".")[-1]
+        strides = self.parameter(f"{model}.strides")
+        if not isinstance(strides, (list, tuple)):
+            return None
+        if model.lower().startswith("resnet"):
+            strides = self._of_slots(model, strides)
+        return [_per_axis(s, 2) for s in strides if s is not None]
+
+    def _of_slots(self, model, strides):
+        """Strides of the parts of a ResNet that have a pooling slot.
+
+        Version 0.1 had no such parameters, and a slot in each block.
+        """
+        has_slot = [self.parameter(f"{model}.stem_slot", False)]
+        without = self.parameter(f"{model}.id_only", ())
+        if self.parameter(f"{model}.downsample_identity", True):
+            without = ()
+        has_slot += [i not in without for i in range(len(strides) - 1)]
+        return [s for s, slot in zip(strides, has_slot, strict=True) if slot]
+
+    @property
+    def axis_names(self):
+        """What the axes of a map of the network are."""
+        if self.parameter("LogMelSpectrogram.hop_ms") is None:
+            return ("height", "width")
+        return ("time", "frequency")
+
+    @property
+    def complexity(self):
+        """J in Eq. 6, of learned strides or of fixed ones, or None."""
+        strides = list(self.learned.values()) or self.initial
+        return complexity(strides) if strides else None
+
+    @property
+    def frames_per_second(self):
+        """Frames of a spectrogram that the classifier sees, or None."""
+        hop_ms = self.parameter("LogMelSpectrogram.hop_ms")
+        if hop_ms is None:
+            return None
+        rate = self.parameter("reduction_rate") or 0
+        return 1000 / hop_ms * (1 - rate)
+
+    @property
+    def cutoffs(self):
+        """Cut-offs of the first learned layer of a spectrogram, or None.
+
+        In Hz along time, and in cycles per mel along frequency.
+        """
+        hop_ms = self.parameter("LogMelSpectrogram.hop_ms")
+        first = next(iter(self.learned.values()), ())
+        if hop_ms is None or len(first) != 2:
+            return None
+        time, frequency = first
+        return (
+            cutoff_frequency(
+                time, sampling_rate=1000 / hop_ms, size=self._frames
+            ),
+            cutoff_frequency(
+                frequency, size=self.parameter("LogMelSpectrogram.num_mels")
+            ),
+        )
+
+    @property
+    def _frames(self):
+        """Frames of a spectrogram in training, or None."""
+        names = ("sample_rate", "window_ms", "hop_ms", "center")
+        rate, window_ms, hop_ms, center = (
+            self.parameter(f"LogMelSpectrogram.{name}") for name in names
+        )
+        seconds = self.parameter("window_seconds")
+        if None in (rate, window_ms, seconds) or self.parameter(
+            "reduction_rate"
+        ):
+            return None
+        hop = round(rate * hop_ms / 1000)
+        if center:
+            return 1 + round(seconds * rate) // hop
+        samples = round(seconds * rate) - round(rate * window_ms / 1000)
+        return 1 + samples // hop
+
+
+def _per_axis(strides, rank):
+    if isinstance(strides, (int, float)):
+        strides = [strides]
+    return [float(strides[axis % len(strides)]) for axis in range(rank)]

@@ -1,0 +1,68 @@
+"""What numbers of runs are called, and how they are shown."""
+
+import typing
+
+COSTS = ("macs", "complexity", "total_seconds")
+_QUALITIES = ("_auc", "_map", "_precision")
+
+
+class Metric(typing.NamedTuple):
+    """How a number of a run is shown.
+
+    Args:
+        name: In the history, or one of `COSTS`.
+        title: Of a table, with the unit.
+        scale: Factor that gives this unit.
+        decimals: At least so many; small numbers have more.
+        lower_is_better: Whether the best is the lowest.
+        is_fixed: Whether there are never more decimals.
+    """
+
+    name: str
+    title: str
+    scale: float = 1.0
+    decimals: int = 3
+    lower_is_better: bool = False
+    is_fixed: bool = False
+
+    @property
+    def words(self):
+        """The title without a unit."""
+        return self.title.partition(",")[0]
+
+
+def find_metric(name, scale=None, decimals=None):
+    """How the metric of a name is shown."""
+    title = name.removeprefix("val_").replace("_", " ")
+    is_quality = name.endswith(("accuracy", "loss", *_QUALITIES))
+    if name.startswith("val_"):
+        title = f"test {title}"
+    elif is_quality:
+        title = f"training {title}"
+    metric = Metric(name, title)
+    if name.endswith(("accuracy", *_QUALITIES)):
+        metric = Metric(name, f"{title}, %", 100.0, 1)
+    elif name.endswith("loss"):
+        metric = Metric(name, title, lower_is_better=True)
+    elif name == "macs":
+        metric = Metric(name, "million MACs", 1e-6, 1, True)
+    elif name == "complexity":
+        metric = Metric(name, "complexity J", 1.0, 3, True)
+    elif name == "total_seconds":
+        metric = Metric(name, "minutes a run", 1 / 60, 1, True)
+    if scale is not None:
+        metric = metric._replace(title=title, scale=scale)
+    if decimals is not None:
+        metric = metric._replace(decimals=decimals, is_fixed=True)
+    return metric
+
+
+def default_metrics(runs):
+    """What a report shows of runs: accuracies, or else what it has."""
+    tested = [name for name in runs[0].history[-1] if name.startswith("val_")]
+    accuracies = [
+        name
+        for name in tested
+        if name.endswith("accuracy") and "top5" not in name
+    ]
+    return accuracies or [n for n in tested if "loss" not in n] or ["val_loss"]
