@@ -15,6 +15,16 @@ class ConfigError(ValueError):
     """A configuration that a run cannot have; the message names the culprit."""
 
 
+def check_floating_point(inputs, layer_name, advice):
+    """Refuses inputs of a layer that are integers or booleans."""
+    dtype = keras.backend.standardize_dtype(inputs.dtype)
+    if not keras.backend.is_float_dtype(dtype):
+        raise TypeError(
+            f"`inputs` of layer '{layer_name}' must have a floating-point "
+            f"dtype: {advice}. Received: inputs.dtype={dtype}"
+        )
+
+
 def check_positive_integer(value, name):
     """An integer of 1 or more, whatever holds it."""
     if not is_number(value) or value != value // 1 or value < 1:

@@ -201,6 +201,23 @@ def test_change_hop_size():
     np.testing.assert_array_equal(found, x[:, nearest])
 
 
+def test_change_hop_size_of_a_long_clip():
+    """Frames times output frames exceed an integer of 32 bits."""
+    frames, output_frames = 100_000, 30_000
+    x = np.arange(frames, dtype="float32")[None, :, None] / frames
+    layer = ChangeHopSize(output_frames=output_frames)
+    steps = np.arange(output_frames) * (frames / output_frames)
+    nearest = np.floor(steps + 0.5).astype(int)
+    expected = np.repeat(x[:, nearest, :, None], 3, -1)
+    np.testing.assert_array_equal(call(layer, x), expected)
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        signature = [tf.TensorSpec([None, None, 1])]
+        graph = tf.function(lambda x: layer(x), input_signature=signature)
+        np.testing.assert_array_equal(graph(x), expected)
+
+
 def test_conv_avg_pool():
     x = log_mel(frames=12)
     layer = ConvAvgPool(reduction_rate=0.75)

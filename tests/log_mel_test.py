@@ -273,3 +273,19 @@ def test_unknown_arguments_are_errors():
 def test_waveform_shorter_than_a_window():
     with pytest.raises(ValueError, match="400 samples. Received: 399 samples"):
         LogMelSpectrogram()(np.zeros((1, 399), "float32"))
+
+
+@pytest.mark.parametrize("dtype", ["int16", "int32", "bool"])
+def test_integers_are_an_error(dtype):
+    """Of 16-bit samples the loudness would be off by a factor of 32768."""
+    layer = LogMelSpectrogram(name="front_end")
+    message = "layer 'front_end' must have a floating.*32768.*" + dtype
+    with pytest.raises(TypeError, match=message):
+        layer(np.ones((1, 16000), dtype))
+    with pytest.raises(TypeError, match=message):
+        layer(keras.Input((16000,), dtype=dtype))
+    x = 1000 * np.random.default_rng(0).normal(size=(1, 16000))
+    scaled = keras.layers.Rescaling(1 / 32768)(x.astype("int16"))
+    np.testing.assert_allclose(
+        layer(scaled), layer((x.astype("int16") / 32768).astype("float32"))
+    )

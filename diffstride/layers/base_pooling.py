@@ -19,6 +19,7 @@ from diffstride.ops import (
 from diffstride.validation import (
     check_choice,
     check_data_format,
+    check_floating_point,
     check_limits,
     check_size_multiple,
     check_smoothness_factor,
@@ -105,13 +106,12 @@ class BaseSpectralPooling(keras.layers.Layer):
         return super().compute_output_spec(inputs)
 
     def _check_floating(self, inputs):
-        dtype = keras.backend.standardize_dtype(inputs.dtype)
-        if not keras.backend.is_float_dtype(dtype):
-            raise TypeError(
-                f"`inputs` of layer '{self.name}' must have a floating-point "
-                "dtype: cast or rescale them first, for instance with "
-                f"`keras.layers.Rescaling`. Received: inputs.dtype={dtype}"
-            )
+        check_floating_point(
+            inputs,
+            self.name,
+            "cast or rescale them first, for instance with "
+            "`keras.layers.Rescaling`",
+        )
 
     def compute_output_shape(self, input_shape):
         output_shape = list(input_shape)

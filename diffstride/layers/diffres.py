@@ -1,9 +1,9 @@
-"""DiffRes, which learns the temporal resolution of a spectrogram, and rivals.
+"""DiffRes, which learns the temporal resolution of a spectrogram.
 
-They stand between a log-mel spectrogram and a classifier, take the same
-arguments and give the same shape, so that one replaces another. The rivals are
-in `diffstride.layers.frame_pooling`, the mathematics of DiffRes is in
-`diffstride.ops.warping`.
+The layer stands between a log-mel spectrogram and a classifier. The layers of
+`diffstride.layers.frame_pooling`, with which it is compared, take the same
+arguments and return the same shape, so that one can replace another. The
+mathematics of DiffRes is in `diffstride.ops.warping`.
 
 Reference: Liu et al., [Learning the spectrogram temporal resolution for audio
 classification](https://arxiv.org/abs/2210.01719), 2022.
@@ -44,11 +44,11 @@ class DiffRes(BaseFrameReduction):
     """Keeps the important frames of a spectrogram and merges the others.
 
     A small convolutional network gives each frame a score between zero and
-    one, its share of an output frame; the scores of a clip sum to the number of
+    one, its share of an output frame. The scores of a clip sum to the number of
     output frames. Neighbours whose scores sum to one become one output frame
     (see `diffstride.ops.warping`). The network is trained with the classifier
-    that follows, and by the guide loss, a prior against spending output frames
-    on silence.
+    that follows. The guide loss teaches it not to spend output frames on
+    silence.
 
     The layer adds the guide loss to the losses of the model. In training, the
     metrics of the model also show `guide_loss`, without its weight, and
@@ -59,8 +59,7 @@ class DiffRes(BaseFrameReduction):
     second one's only. For given clips, `analyze` returns both, the scores and
     the warp matrix.
 
-    Everything is computed in float32 but for the convolutions, which follow the
-    dtype policy.
+    The convolutions follow the dtype policy. All else is computed in float32.
 
     Args:
         reduction_rate: number of 0 or more, below 1, δ in the paper. The share
@@ -79,24 +78,26 @@ class DiffRes(BaseFrameReduction):
             1 / (1 - δ); and the resolution encoding, which says where in the
             clip the merged frames were. A name may occur again. Defaults to all
             three.
-        learned_encoding: boolean. Whether the positional encoding is trained,
-            from sines and cosines on. The number of frames must then be known.
-            Defaults to False.
-        guide_loss_weight: number. 0 leaves the guide loss out. Defaults to 1.
-        guide_threshold: number, λ in the paper. The score, relative to that of
-            a frame under no preference, up to which an empty frame costs
-            nothing. Defaults to 0.5.
-        empty_energy: number, ε in the paper. A frame is empty whose root mean
-            square over the mel channels, on the linear scale, is below.
-            Defaults to 1e-4.
-        fill_up: boolean. Whether the scores, which are divided by their sum and
-            then by their maximum if above one, are filled up to sum to the
-            number of output frames. Otherwise, as the paper has it, the last
-            output frames may stay empty. Defaults to True.
+        learned_encoding: boolean. Whether the positional encoding is trained.
+            It begins as sines and cosines, and the number of frames must be
+            known. Defaults to False.
+        guide_loss_weight: number. Factor of the guide loss; with 0 there is
+            none. Defaults to 1.
+        guide_threshold: number, λ in the paper. Up to this score an empty frame
+            costs nothing. It is relative to the score that every frame has if
+            all have the same one. Defaults to 0.5.
+        empty_energy: number, ε in the paper. A frame is empty if its root mean
+            square over the mel channels, on the linear scale, is less than
+            this. Defaults to 1e-4.
+        fill_up: boolean. The scores are divided by their sum and, if one of
+            them is then above one, by their maximum. With True they are then
+            filled up, so that they sum to the number of output frames. With
+            False, as in the paper, the last output frames may stay empty.
+            Defaults to True.
         split_frames: boolean. Whether a frame is split between output frames so
             that each receives one in total (Algorithm 1). Defaults to True.
-        kernel_size: integer. Frames that each of the ten convolutions of the
-            network sees. Defaults to 5.
+        kernel_size: integer. Number of frames that each of the ten
+            convolutions of the network sees. Defaults to 5.
 
     Input shape:
         `(batch, time, mel)` or `(batch, time, mel, 1)`
@@ -209,7 +210,7 @@ class DiffRes(BaseFrameReduction):
         )
 
     def analyze(self, inputs):
-        """What the layer does to given clips, by name.
+        """Scores, warp matrix and features that the layer has for given clips.
 
         Args:
             inputs: spectrograms, as for a call.

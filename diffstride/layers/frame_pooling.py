@@ -21,16 +21,18 @@ from diffstride.validation import check_positive_integer
 class ChangeHopSize(BaseFrameReduction):
     """Takes single frames at equal distances, as a larger hop would.
 
-    Where the number of frames is a multiple of that of output frames, the
-    result is the spectrogram of the larger hop; otherwise the nearest frames
-    stand for it. A larger hop in the front-end saves computing the others.
+    If the number of frames is a multiple of the number of output frames, the
+    result is the spectrogram of the larger hop. Otherwise the layer takes the
+    frames nearest to it. A front end with a larger hop does the same, and does
+    not compute the other frames first.
 
     Args:
         reduction_rate: number of 0 or more, below 1. The share of frames to do
             without.
         output_frames: integer. How many frames to leave; give this or
             `reduction_rate`.
-        log_scale: boolean. Without effect here.
+        log_scale: boolean. If True, the input is clipped to ±80, as logarithms
+            are in `DiffRes`. It has no other effect here.
 
     Input shape:
         `(batch, time, mel)` or `(batch, time, mel, 1)`
@@ -47,8 +49,16 @@ class ChangeHopSize(BaseFrameReduction):
 
     def _features(self, spectrogram, output_frames, training):
         frames = ops.shape(spectrogram)[1]
-        outputs = ops.arange(output_frames, dtype="int32")
+        # In 64 bits, because the product is over 2**31 from 60,000 frames on.
+        # JAX has 32-bit integers only, but knows all sizes: NumPy takes them.
+        if isinstance(frames, int):
+            outputs = np.arange(output_frames, dtype="int64")
+        else:
+            frames = ops.cast(frames, "int64")
+            output_frames = ops.cast(output_frames, "int64")
+            outputs = ops.arange(output_frames, dtype="int64")
         nearest = (2 * frames * outputs + output_frames) // (2 * output_frames)
+        nearest = ops.cast(nearest, "int32")
         return [ops.take(spectrogram, nearest, axis=1)]
 
 
@@ -94,7 +104,8 @@ class AvgPool(BaseFrameReduction):
 class AvgMaxPool(AvgPool):
     """Averages and maxima of equal stretches of frames.
 
-    A frame between two stretches counts for the maximum where it ends.
+    For the maximum, a frame between two stretches counts in the one in which it
+    ends.
 
     Args:
         reduction_rate: number of 0 or more, below 1. The share of frames to do
@@ -135,7 +146,8 @@ class ConvAvgPool(BaseFrameReduction):
             without.
         output_frames: integer. How many frames to leave; give this or
             `reduction_rate`.
-        log_scale: boolean. Without effect here but for the range of the input.
+        log_scale: boolean. If True, the input is clipped to ±80, as logarithms
+            are in `DiffRes`. It has no other effect here.
         kernel_size: integer. Frames that each of the six convolutions sees.
             Defaults to 5.
 
@@ -199,7 +211,8 @@ def _maximum(features, output_frames):
 
 
 def _windows(features, output_frames):
-    """(batch, output frames, window, mel) where the frames divide evenly."""
+    """Frames as (batch, output frames, window, mel), or None if the number of
+    frames is unknown or no multiple of `output_frames`."""
     batch, frames, mels = ops.shape(features)
     sizes = (frames, output_frames)
     if not all(isinstance(size, int) for size in sizes) or (

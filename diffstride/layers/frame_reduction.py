@@ -11,7 +11,7 @@ from keras import ops
 from diffstride.ops import warping
 from diffstride.validation import check_positive_integer, is_number
 
-# Log-mel values beyond are no sound, and their exponentials no float32 number.
+# Clip log-mel values to ±80, because exp() overflows float32 above 88.
 LOG_RANGE = 80.0
 
 
@@ -98,14 +98,15 @@ class BaseFrameReduction(keras.layers.Layer):
     A subclass makes the features, a list of (batch, output frames, mel).
     """
 
-    # So many channels the layers have in common, to stand before the same
-    # classifier; a layer with fewer features repeats them.
+    # All frame reductions output three channels, so that one classifier fits
+    # after each. A layer with fewer features repeats them.
     channels = 3
 
     def __init__(
         self, reduction_rate=None, output_frames=None, log_scale=True, **kwargs
     ):
-        # In half a precision log-mel values are off by 6 %, running sums more.
+        # Compute in float32, because float16 gives errors of 6 % after exp(),
+        # and larger ones in running sums.
         super().__init__(autocast=False, **kwargs)
         if (reduction_rate is None) == (output_frames is None):
             raise ValueError(
@@ -130,7 +131,7 @@ class BaseFrameReduction(keras.layers.Layer):
         self.input_spec = keras.layers.InputSpec(min_ndim=3, max_ndim=4)
 
     def _check_input_shape(self, input_shape):
-        """The number of mel channels of inputs of a shape that is allowed."""
+        """Raises an error for a wrong shape; returns the number of mels."""
         if len(input_shape) == 4 and input_shape[3] != 1:
             raise ValueError(
                 f"Inputs of layer '{self.name}' with four axes must have one "
@@ -156,7 +157,7 @@ class BaseFrameReduction(keras.layers.Layer):
             features[channel % len(features)]
             for channel in range(self._channels())
         ]
-        # Faster on a CPU than stacking along the last axis.
+        # On a CPU this is faster than to stack along the last axis.
         outputs = ops.transpose(ops.stack(features, axis=1), (0, 2, 3, 1))
         return ops.cast(outputs, self.compute_dtype)
 
@@ -172,7 +173,7 @@ class BaseFrameReduction(keras.layers.Layer):
         return warping.reduced_frames(frames, self.reduction_rate)
 
     def _spectrogram(self, inputs):
-        """Frames (batch, time, mel) in float32, and how many to leave."""
+        """Frames (batch, time, mel) in float32, and how many are to be left."""
         if inputs.shape[1] == 0:
             raise ValueError(
                 f"Inputs of layer '{self.name}' must have frames. "
@@ -204,10 +205,14 @@ class BaseFrameReduction(keras.layers.Layer):
         return ops.exp(spectrogram) if self.log_scale else spectrogram
 
     def _from_linear(self, features, linear):
-        """Features as loud as the spectrogram at its quietest, or louder."""
+        """The logarithm of features, if the input was one.
+
+        Features below the quietest point of the clip are raised to it, because
+        the logarithm of zero is not finite.
+        """
         if not self.log_scale:
             return features
-        # Without `initial` an empty batch would have no minimum.
+        # `initial` gives an empty batch a minimum.
         quietest = ops.min(linear, axis=(1, 2), keepdims=True, initial=np.inf)
         return ops.log(ops.maximum(features, ops.stop_gradient(quietest)))
 

@@ -7,6 +7,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from diffstride.validation import check_floating_point
+
 # The mel scale of the Hidden Markov Model Toolkit (HTK).
 _BREAK_FREQUENCY = 700.0
 _MELS_PER_LOG = 1127.0
@@ -16,11 +18,12 @@ _MELS_PER_LOG = 1127.0
 class LogMelSpectrogram(keras.layers.Layer):
     """Log-compressed mel spectrogram of waveforms.
 
-    The layer cuts the waveform into frames of `window_ms` every `hop_ms`,
-    multiplies them by a window, takes the magnitude of their Fourier transform
-    to the power of `power`, sums it in `num_mels` overlapping triangles that
-    are equally wide on the mel scale and one at their peak, and returns the
-    natural logarithm of the sum plus `log_offset`.
+    The layer cuts the waveform into frames of `window_ms` every `hop_ms` and
+    multiplies them by a window. It takes the magnitude of their Fourier
+    transform to the power of `power`, and sums it with the weights of
+    `num_mels` overlapping triangles, which are equally wide on the mel scale
+    and one at their peak. The result is the natural logarithm of the sum plus
+    `log_offset`.
 
     The spectrogram is computed in float32 under every dtype policy; only the
     result is cast. The layer has no weights. In a model it takes the place of
@@ -43,14 +46,15 @@ class LogMelSpectrogram(keras.layers.Layer):
         window: `"hann"`, `"hamming"`, both periodic, or None.
         power: number. Exponent of the magnitude: 1 for the amplitude, 2 for the
             power.
-        log_offset: positive number. What is added before the logarithm, which
-            it keeps finite in silence. The default lies over the rounding noise
-            of 16-bit samples.
+        log_offset: positive number. It is added before the logarithm, so that
+            silence gives a finite number. The default is larger than the
+            rounding noise of 16-bit samples.
         center: whether frame `t` is centred at `t` hops, with zeros around the
             waveform, rather than beginning there.
 
     Input shape:
-        `(batch, samples)`, with samples between -1 and 1.
+        `(batch, samples)`, of a floating-point dtype, with samples between -1
+        and 1. Integers are an error: divide 16-bit samples by 32768 first.
 
     Output shape:
         `(batch, frames, num_mels, 1)`, with `1 + (samples - window) // hop`
@@ -84,7 +88,8 @@ class LogMelSpectrogram(keras.layers.Layer):
         center=False,
         **kwargs,
     ):
-        # Half a precision would lose the quiet half of a waveform.
+        # Keep the waveform in float32, because quiet samples are below the
+        # resolution of float16.
         super().__init__(autocast=False, **kwargs)
         for name, value in [
             ("sample_rate", sample_rate),
@@ -134,7 +139,8 @@ class LogMelSpectrogram(keras.layers.Layer):
         )
 
     def _padding(self):
-        """Samples around the waveform, for frames as long as the transform."""
+        """Zeros before and after the waveform, so that each frame is as long
+        as the transform."""
         if self.center:
             return self._fft_length // 2, self._fft_length // 2
         left = (self._fft_length - self._window_length) // 2
@@ -154,7 +160,20 @@ class LogMelSpectrogram(keras.layers.Layer):
     def build(self, input_shape):
         self._check_length(input_shape[-1])
 
+    def _check_floating(self, inputs):
+        check_floating_point(
+            inputs,
+            self.name,
+            "divide 16-bit samples by 32768, for instance with "
+            "`keras.layers.Rescaling(1 / 32768)`",
+        )
+
+    def compute_output_spec(self, inputs):
+        self._check_floating(inputs)
+        return super().compute_output_spec(inputs)
+
     def call(self, inputs):
+        self._check_floating(inputs)
         inputs = ops.cast(inputs, "float32")
         self._check_length(inputs.shape[-1])
         real, imaginary = self._short_time_transform(inputs)
@@ -236,8 +255,8 @@ def mel_matrix(num_mels, fft_length, sample_rate, fmin=0.0, fmax=None):
         )
     bins = np.arange(fft_length // 2 + 1) * (sample_rate / fft_length)
     edges = np.linspace(_mels(fmin), _mels(upper), num_mels + 2)
-    # Lower edge, peak and upper edge of each channel, on the scale of hertz
-    # where librosa draws its triangles too.
+    # Lower edge, peak and upper edge of each channel in hertz. The triangles
+    # have straight sides on the scale of hertz, as those of librosa do.
     lower, peak, higher = (
         _hertz(edges[index : index + num_mels]) for index in range(3)
     )

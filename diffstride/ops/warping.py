@@ -1,20 +1,21 @@
-"""The mathematics of DiffRes, apart from any layer.
+"""The mathematics of DiffRes; it knows no layer.
 
 Every frame of a spectrogram has a score between zero and one, and the scores of
-a clip sum to the number of output frames. Laid end to end they cover the output
-axis: frame `j` covers the interval from `c[j - 1]` to `c[j]`, where `c` is the
-running sum, and output frame `i` the one from `i` to `i + 1`. The warp matrix
-holds the lengths of their intersections,
+a clip sum to the number of output frames. The scores are laid end to end as
+intervals on the output axis: frame `j` covers the interval from `c[j - 1]` to
+`c[j]`, where `c` is the running sum of the scores, and output frame `i` covers
+the interval from `i` to `i + 1`. The warp matrix holds the lengths of the
+intersections,
 
-    W[i, j] = relu(min(c[j], i + 1) - max(c[j - 1], i)),
+    W[i, j] = relu(min(c[j], i + 1) - max(c[j - 1], i)).
 
-which is what Algorithm 1 of the paper computes step by step. As no score is
-above one, an interval meets at most two output frames: instead of a matrix it
-takes, for each input frame, the first of them and the lengths of two pieces.
+Algorithm 1 of the paper computes the same matrix step by step. Because no score
+is above one, a frame meets at most two output frames. So this module stores no
+matrix, but for each frame the first output frame and the lengths of two pieces.
 Time and memory then grow with the number of frames, not with its square.
 
-Tensors have the axes (batch, frames) or (batch, frames, channels). All
-computation is meant to be in float32, whatever the precision of the model.
+Tensors have the axes (batch, frames) or (batch, frames, channels). The caller
+must pass float32 tensors, whatever the precision of the model.
 
 Reference: Liu et al., [Learning the spectrogram temporal resolution for audio
 classification](https://arxiv.org/abs/2210.01719), 2022.
@@ -27,7 +28,8 @@ import keras
 import numpy as np
 from keras import ops
 
-# An interval that ends this little after a boundary ends at the boundary.
+# If a frame ends less than this after a boundary between output frames, it
+# counts as ending at the boundary, because sums have rounding errors.
 TOLERANCE = 1e-5
 
 
@@ -56,15 +58,15 @@ def reduced_frames(frames, reduction_rate):
     keep = 1 - reduction_rate
     if isinstance(frames, int):
         return max(round(frames * keep), 1)
-    # The same 64-bit arithmetic as above, so that a graph of unknown length
-    # rounds as one of known length does.
+    # Compute in 64 bits, as Python does above, so that a graph rounds the same
+    # way whether it knows the number of frames or not.
     keep = ops.convert_to_tensor(keep, dtype="float64")
     kept = ops.round(ops.cast(frames, "float64") * keep)
     return ops.maximum(ops.cast(kept, "int32"), 1)
 
 
 def rate(scores, output_frames):
-    """Output frames over frames: a score where none is preferred."""
+    """Output frames over frames: the score if all frames have the same one."""
     frames = ops.cast(ops.shape(scores)[1], scores.dtype)
     return ops.cast(output_frames, scores.dtype) / frames
 
@@ -72,12 +74,13 @@ def rate(scores, output_frames):
 def rescale_scores(scores, output_frames, fill_up=True):
     """Scores of at most one that sum to `output_frames`.
 
-    Section 2.2.1 of the paper divides the scores by their sum and then, where
-    one of them exceeds one, by their maximum. That leaves less than
-    `output_frames` to share out; `fill_up` hands the missing part to the frames
-    in proportion to what each lacks of one.
+    Section 2.2.1 of the paper divides the scores by their sum and multiplies
+    them by `output_frames`. If one of them then exceeds one, it divides all by
+    the maximum, so that they sum to less than `output_frames`. With `fill_up`,
+    the missing part is added to the frames, in proportion to the difference of
+    each score from one.
 
-    Where there are fewer frames than `output_frames`, every score becomes one.
+    If there are fewer frames than `output_frames`, every score becomes one.
 
     Args:
         scores: (batch, frames), of zero or more.
@@ -94,7 +97,7 @@ def rescale_scores(scores, output_frames, fill_up=True):
         return scores
     lacking = 1.0 - scores
     left = ops.sum(lacking, axis=1, keepdims=True)
-    # What the frames lack of one sums to `count - total`, an exact number.
+    # The differences from one must sum to `count - total`, which is exact.
     return 1.0 - lacking * (
         (count - total) / ops.maximum(left, keras.config.epsilon())
     )
@@ -103,15 +106,16 @@ def rescale_scores(scores, output_frames, fill_up=True):
 def cumulative_scores(scores, total=None):
     """Running sums of scores, as whole and fractional parts.
 
-    In float32 a running sum over 10,000 frames is off by 1e-3. Here a score is
-    cut into three pieces of eight bits, whose running sums are whole numbers
-    that float32 holds exactly up to 65,536 frames.
+    In float32 a plain running sum over 10,000 frames has an error of 1e-3.
+    Therefore each score is cut into three pieces of eight bits. The running
+    sums of these are whole numbers, which float32 holds exactly up to 65,536
+    frames.
 
     Args:
         scores: (batch, frames), between zero and one.
-        total: number. What the scores of a clip are known to sum to. The
-            rounding of the scores themselves, which can add up to 1e-3 as well,
-            is taken out of the running sums.
+        total: number or None. The known sum of the scores of a clip. The
+            scores themselves are rounded, and their errors can add up to 1e-3;
+            with `total` the running sums are corrected for that.
 
     Returns:
         A tuple of the whole parts, through which no gradient passes, and the
@@ -133,7 +137,7 @@ def cumulative_scores(scores, total=None):
         whole + ops.floor(fraction),
         fraction - ops.floor(fraction),
     )
-    # The value of the exact sum, the gradient of the plain one.
+    # The value is that of the exact sum, the gradient that of the plain sum.
     plain = ops.cumsum(scores, axis=1)
     return whole, fraction + (plain - ops.stop_gradient(plain))
 
@@ -147,7 +151,8 @@ def warp(scores, output_frames, filled=True, split=True):
         filled: boolean. Whether the scores sum to `output_frames`.
         split: boolean. Whether a frame that reaches beyond an output frame is
             split in two, so that each output frame receives one in total
-            (Algorithm 1). Otherwise it goes where it ends as a whole (Eq. 5).
+            (Algorithm 1). Otherwise the whole frame goes to the output frame in
+            which it ends (Eq. 5).
 
     Returns:
         A `Warp`.
@@ -242,7 +247,8 @@ def row_maxima(features, rows, output_frames):
     """
     rows = ops.stop_gradient(rows)
 
-    # The gradient that XLA derives under JAX takes eight times as long.
+    # Write the gradient by hand, because the one that JAX derives takes eight
+    # times as long.
     @ops.custom_gradient
     def maximum(features):
         highest = _segments(ops.segment_max, features, rows, output_frames)
@@ -269,9 +275,9 @@ def frame_energy(spectrogram):
 def guide_loss(scores, empty, rate, threshold):
     """Eq. 7: how far the scores of empty frames exceed a threshold.
 
-    A score is counted in units of `rate`, the score of a frame where none is
-    preferred to another. (The paper prints another symbol there, and a minus
-    sign, with which the threshold could not be met.)
+    Scores are divided by `rate`, the score that every frame has if all have the
+    same one. (The paper prints δ in this place, and a minus sign in front. With
+    these the threshold could not be met; the released code does as here.)
 
     Args:
         scores: (batch, frames), rescaled.
@@ -295,7 +301,7 @@ def activeness(scores, active, rate):
         rate: number. Output frames over frames.
 
     Returns:
-        (batch,). Zero where the module has no preference between frames.
+        (batch,). Zero if all frames have the same score.
     """
     mean = _masked_mean(scores, active)[:, None]
     variance = _masked_mean(ops.square(scores - mean), active)
@@ -310,7 +316,8 @@ def sinusoidal_encoding(frames, channels):
         channels: integer.
 
     Returns:
-        (frames, channels), an array where `frames` is an integer.
+        (frames, channels): a NumPy array if `frames` is an integer, otherwise
+        a tensor.
     """
     if isinstance(frames, int):
         return _sinusoid_array(frames, channels)
@@ -336,7 +343,8 @@ def _last_rows(rows, second):
 def _segments(reduce, features, rows, output_frames):
     """A reduction over the frames of each output frame, clip by clip."""
     batch, frames, channels = ops.shape(features)
-    # One more row takes what rounding, or a score of zero, puts past the end.
+    # Add one row for frames that rounding, or a score of zero, puts past the
+    # end, and cut it off again.
     rows = ops.minimum(rows, output_frames)
     clips = ops.arange(batch, dtype="int32")[:, None] * (output_frames + 1)
     reduced = reduce(
@@ -352,7 +360,7 @@ def _spread(outputs, rows):
     """The output frame of every frame: (batch, frames, channels)."""
     batch, output_frames, channels = ops.shape(outputs)
     clips = ops.arange(batch, dtype="int32")[:, None] * output_frames
-    # What lies past the end has no weight, and may meet any output frame.
+    # Frames past the end have no weight: they may read any output frame.
     rows = ops.minimum(rows, output_frames - 1)
     frames = ops.shape(rows)[1]
     spread = ops.take(
