@@ -452,6 +452,7 @@ def test_images_that_are_not_finite():
         ({"normalize": ((0, 0, 0), (1, 0, 1))}, "positive"),
         ({"image_size": 0}, "`image_size`"),
         ({"shuffle_buffer": 0}, "`shuffle_buffer` must be 1 or more"),
+        ({"crop_padding": 100}, "`crop_padding` must be less than .*=100"),
         (
             {"batch_size": 36, "mixup_pairs": True, "mixup_alpha": 0.2},
             "`batch_size` .* 35 training",

@@ -119,6 +119,13 @@ def test_batching_errors(arguments, message):
         validate_batching(10, **{"batch_size": 10, "seed": 0, **arguments})
 
 
+@pytest.mark.parametrize("argument", ["batch_size", "seed"])
+def test_integers_are_no_fractions(argument):
+    arguments = {"batch_size": 10, "seed": 0, argument: 1.5}
+    with pytest.raises(TypeError, match=f"`{argument}` must be an int.*=1.5"):
+        validate_batching(10, **arguments)
+
+
 def test_it_is_said_how_many_examples_an_epoch_leaves_out(caplog):
     with caplog.at_level("INFO", logger="absl"):
         validate_batching(10, batch_size=5, seed=0)

@@ -155,3 +155,18 @@ def test_errors():
     for arguments in [{"first_epoch": 1}, {"every": 0}]:
         with pytest.raises(ValueError, match="`first_epoch` must be 2 or more"):
             schedules.step_decay(10, 4, **arguments)
+
+
+@pytest.mark.parametrize(
+    "schedule, arguments, message",
+    [
+        (schedules.piecewise, {"values": (0.1, -1, 1)}, "`values` must be 0"),
+        (schedules.cosine, {"peak": -0.1}, "`peak` must be 0 or more.*=-0.1"),
+        (schedules.cosine, {"warmup_epochs": -1}, "`warmup_epochs` must be 0"),
+        (schedules.one_cycle, {"peak_epoch": "1"}, "`peak_epoch` must be 0"),
+        (schedules.step_decay, {"initial": -1.0}, "`initial` must be 0 or"),
+    ],
+)
+def test_wrong_numbers(schedule, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        schedule(10, 4, **arguments)

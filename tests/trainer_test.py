@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tiny
 
+from diffstride.data.arrays import from_arrays
 from diffstride.data.dataset import Batches, Dataset
 from diffstride.models.audio_cnn import audio_cnn
 from diffstride.training import (
@@ -224,11 +225,7 @@ def test_weight_decay_spares_strides_biases_and_normalisations():
     assert decayed == ["kernel", "kernel"]
 
 
-def test_errors(tmp_path):
-    with pytest.raises(ValueError, match="`mode` must be one of.*'test'"):
-        train(tmp_path, mode="test")
-    with pytest.raises(ValueError, match="`eval_checkpoint` must be one of"):
-        train(tmp_path, eval_checkpoint="worst")
+def test_no_checkpoint_to_evaluate(tmp_path):
     with pytest.raises(FileNotFoundError, match="no checkpoint to evaluate"):
         train(tmp_path, mode="eval")
 
@@ -236,7 +233,7 @@ def test_errors(tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"monitor": "val_acuracy"}, "^`monitor` must be one of.*'val_acur"),
+        ({"monitor": "val_right"}, "^`monitor` must be one of.*='val_right"),
         (
             {"callbacks": [keras.callbacks.EarlyStopping("val_left_loss")]},
             "^`monitor` of EarlyStopping must be one of.*='val_left_loss'",
@@ -340,3 +337,35 @@ def test_evaluation_in_a_read_only_directory(
     result = train(tmp_path, mode="eval")
     assert json.loads(capsys.readouterr().out) == result
     assert "Read-only file system. The result is only printed." in caplog.text
+
+
+@pytest.mark.tensorflow
+def test_xla_that_keras_would_leave_out(tmp_path):
+    with pytest.raises(ConfigError, match="`jit_compile` must be .*pooling"):
+        train(tmp_path, jit_compile=True)
+
+
+def test_a_model_that_is_saved_by_half_replaces_none(tmp_path, monkeypatch):
+    train(tmp_path)
+    before = (tmp_path / "model.keras").read_bytes()
+
+    def full(self, path, **kwargs):
+        path.write_bytes(before[: len(before) // 2])
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(keras.Model, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        train(tmp_path)
+    assert (tmp_path / "model.keras").read_bytes() == before
+
+
+def test_the_home_directory_has_a_short_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    train("~/run")
+    assert (tmp_path / "run" / "model.keras").exists()
+    x = np.zeros((8, 4, 4, 1), "uint8")
+    arrays = {"x_train": x, "x_test": x + 1}
+    labels = dict.fromkeys(("y_train", "y_test"), np.arange(8) % 2)
+    np.savez(tmp_path / "images.npz", **arrays, **labels)
+    data = from_arrays("~/images.npz", batch_size=4, crop_padding=0)
+    assert data.num_classes == 2

@@ -10,7 +10,7 @@ import numpy as np
 from absl import logging
 
 from diffstride.data import sampling
-from diffstride.data.augment import Augmentation
+from diffstride.data.augment import Augmentation, check_crop_padding
 from diffstride.data.dataset import (
     Batches,
     Dataset,
@@ -135,6 +135,7 @@ def from_arrays(
         mixup_alpha=mixup_alpha,
         mixup_pairs=mixup_pairs,
     )
+    check_crop_padding(augmentation.crop_padding, x_train.shape[1:3])
     sampling.check_shuffle_buffer(shuffle_buffer)
     num_train = len(x_train) // augmentation.images_per_example
     validate_batching(num_train, batch_size, seed, process_index, process_count)
@@ -181,7 +182,7 @@ def from_arrays(
 def _load(data):
     """The four arrays of a path, a dict or a tuple of pairs."""
     if isinstance(data, str | pathlib.Path):
-        return _load_file(pathlib.Path(data))
+        return _load_file(pathlib.Path(data).expanduser())
     if not isinstance(data, dict):
         try:
             (x_train, y_train), (x_test, y_test) = data

@@ -1,6 +1,7 @@
 """What a data loader returns, whatever the data."""
 
 import dataclasses
+import numbers
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -125,6 +126,11 @@ def validate_batching(
         process_index: Number of this process.
         process_count: Number of processes.
     """
+    for name, value in (("batch_size", batch_size), ("seed", seed)):
+        if not isinstance(value, numbers.Integral):
+            raise TypeError(
+                f"`{name}` must be an integer. Received: {name}={value!r}"
+            )
     if batch_size < 1 or batch_size > num_train:
         raise ValueError(
             f"`batch_size` must lie between 1 and the {num_train} training "

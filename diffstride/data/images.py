@@ -196,6 +196,9 @@ def tfds_images(
     augmentation = augment.Augmentation(
         num_classes=source.num_classes, mean=mean, std=std, **options
     )
+    augment.check_crop_padding(
+        augmentation.crop_padding, augmentation.image_size
+    )
     num_train //= augmentation.images_per_example
     validate_batching(num_train, **batching)
     if shuffle_buffer is None:

@@ -62,8 +62,8 @@ def read_manifest(
     Returns:
         A list of `Row`.
     """
-    path = pathlib.Path(path)
-    root = path.parent if root is None else pathlib.Path(root)
+    path = pathlib.Path(path).expanduser()
+    root = path.parent if root is None else pathlib.Path(root).expanduser()
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
@@ -133,7 +133,7 @@ def read_folder(folder, test_percent=20, lists=None):
     Returns:
         A list of `Row`.
     """
-    folder = pathlib.Path(folder)
+    folder = pathlib.Path(folder).expanduser()
     if not 0 <= test_percent <= 100:
         raise ValueError(
             "`test_percent` must lie between 0 and 100. "

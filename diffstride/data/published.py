@@ -22,7 +22,7 @@ def esc50(folder, esc10=False):
     Returns:
         A list of `diffstride.data.manifest.Row`.
     """
-    folder = pathlib.Path(folder)
+    folder = pathlib.Path(folder).expanduser()
     path = folder / "meta" / "esc50.csv"
     rows = read_manifest(path, folder / "audio", "filename", "category")
     if not esc10:
@@ -45,7 +45,7 @@ def fsd50k(folder):
     Returns:
         A list of `diffstride.data.manifest.Row`.
     """
-    folder = pathlib.Path(folder)
+    folder = pathlib.Path(folder).expanduser()
     rows = []
     for part in ("dev", "eval"):
         path = folder / "FSD50K.ground_truth" / f"{part}.csv"
@@ -76,7 +76,7 @@ def audioset(folder):
     Returns:
         A list of `diffstride.data.manifest.Row`.
     """
-    folder = pathlib.Path(folder)
+    folder = pathlib.Path(folder).expanduser()
     names = {
         line["mid"]: line["display_name"]
         for line in _read(folder / "class_labels_indices.csv")

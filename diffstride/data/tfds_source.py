@@ -139,7 +139,7 @@ def write_tfds(
     """
     import tensorflow_datasets as tfds
 
-    folder = pathlib.Path(data_dir) / name / "1.0.0"
+    folder = pathlib.Path(data_dir).expanduser() / name / "1.0.0"
     folder.mkdir(parents=True)
     shapes = {
         np.shape(image) for images, _ in splits.values() for image in images
@@ -276,7 +276,8 @@ def open_builder(name, data_dir=None):
 
     try:
         with quiet():
-            builder = tfds.builder(name, data_dir=data_dir)
+            folder = data_dir and pathlib.Path(data_dir).expanduser()
+            builder = tfds.builder(name, data_dir=folder)
             prepared = builder.is_prepared()
     except tfds.core.DatasetNotFoundError as error:
         raise ValueError(

@@ -1,6 +1,7 @@
 """What a run leaves behind: evaluations, the trained model, a plot."""
 
 import json
+import os
 
 from absl import logging
 
@@ -79,11 +80,15 @@ def _load(run, which):
 def report(run):
     """Saves the model, and says where it is and how strides moved."""
     path = run.workdir / "model.keras"
-    run.model.save(path)
+    unfinished = run.workdir / "unfinished.model.keras"
+    run.model.save(unfinished)
+    os.replace(unfinished, path)
     print(f"Trained for {run.progress.epoch} epochs. The model: {path}")
     if run.data.class_names:
-        names = json.dumps(run.data.class_names)
-        (run.workdir / "classes.json").write_text(names)
+        names = json.dumps(run.data.class_names).encode()
+        write_atomically(
+            run.workdir / "classes.json", lambda file: file.write(names)
+        )
     first = run.progress.initial_strides
     if not first:
         return

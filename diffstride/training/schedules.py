@@ -11,6 +11,8 @@ import keras
 from absl import logging
 from keras import ops
 
+from diffstride.validation import is_number
+
 
 def piecewise(
     steps_per_epoch,
@@ -44,6 +46,7 @@ def piecewise(
             "`values` must have one entry more than `boundaries`. "
             f"Received: values={values}, boundaries={boundaries}"
         )
+    _check_numbers(values=values, warmup_epochs=warmup_epochs)
     epochs = [
         boundary * num_epochs if 0 < boundary < 1 else boundary
         for boundary in boundaries
@@ -108,6 +111,7 @@ def step_decay(
             "`first_epoch` must be 2 or more, and `every` 1 or more. "
             f"Received: first_epoch={first_epoch}, every={every}"
         )
+    _check_numbers(initial=initial, factor=factor, warmup_epochs=warmup_epochs)
     boundaries = range(first_epoch - 1, num_epochs, every)
     if not boundaries:
         # The run ends before the first drop: warm up, then stay.
@@ -146,6 +150,9 @@ def cosine(
     >>> [round(float(schedule(step)), 3) for step in (0, 5, 10, 30, 50)]
     [0.0, 0.1, 0.2, 0.1, 0.0]
     """
+    _check_numbers(
+        peak=peak, final_fraction=final_fraction, warmup_epochs=warmup_epochs
+    )
     warmup_steps = round(warmup_epochs * steps_per_epoch)
     decay_steps = num_epochs * steps_per_epoch - warmup_steps
     if decay_steps <= 0:
@@ -194,6 +201,12 @@ def one_cycle(
     >>> [round(float(schedule(step)), 3) for step in (0, 5, 10, 25, 40)]
     [0.5, 0.75, 1.0, 0.5, 0.0]
     """
+    _check_numbers(
+        peak=peak,
+        peak_epoch=peak_epoch,
+        initial_fraction=initial_fraction,
+        final_fraction=final_fraction,
+    )
     if peak_epoch < 1:
         peak_epoch = peak_epoch * num_epochs
     total_steps = num_epochs * steps_per_epoch
@@ -207,6 +220,16 @@ def one_cycle(
         [0, peak_step, total_steps],
         [initial_fraction * peak, peak, final_fraction * peak],
     )
+
+
+def _check_numbers(**arguments):
+    """Checks that arguments are numbers of 0 or more, or lists of such."""
+    for name, value in arguments.items():
+        numbers = value if isinstance(value, (list, tuple, range)) else [value]
+        if not all(is_number(number) and number >= 0 for number in numbers):
+            raise ValueError(
+                f"`{name}` must be 0 or more. Received: {name}={value!r}"
+            )
 
 
 def _warm_up(schedule, steps):

@@ -1,10 +1,12 @@
 """Training and evaluation: compile, fit, resume, report."""
 
+import pathlib
 import sys
 
 import keras
 
 from diffstride.analysis.complexity import add_complexity_loss
+from diffstride.analysis.keras_graph import sublayers
 from diffstride.training import (
     distribution,
     environment,
@@ -13,6 +15,7 @@ from diffstride.training import (
     results,
     termination,
 )
+from diffstride.training.arguments import check
 from diffstride.training.refresh_sizes import RefreshSizes
 from diffstride.training.run import Run
 from diffstride.training.workdir import (
@@ -20,7 +23,7 @@ from diffstride.training.workdir import (
     check_configuration,
     claimed,
 )
-from diffstride.validation import ConfigError, check_choice
+from diffstride.validation import ConfigError
 
 
 def train(
@@ -123,9 +126,8 @@ def train(
         SystemExit: with 128 plus the signal's number, after a checkpoint, on
             SIGTERM and Ctrl-C.
     """
-    check_choice(mode, "mode", ("train", "eval"))
-    choices = ("latest", "best", "average")
-    check_choice(eval_checkpoint, "eval_checkpoint", choices)
+    check(locals())
+    workdir = pathlib.Path(workdir).expanduser()
     if not processes.is_first():
         verbose = 0
     if verbose == "auto":
@@ -159,6 +161,7 @@ def train(
             ),
             jit_compile=jit_compile,
         )
+        _check_compilation(network, jit_compile)
         # Build the optimizer now, so that restoring a checkpoint finds its
         # variables.
         network.optimizer.build(network.trainable_variables)
@@ -202,6 +205,20 @@ def _build_optimizer(optimizer, rate, model):
     return optimizer
 
 
+def _check_compilation(model, jit_compile):
+    """Refuses that Keras compiles without XLA where it was asked for."""
+    if jit_compile is True and not model.jit_compile:
+        names = [
+            layer.name for layer in sublayers(model) if not layer.supports_jit
+        ]
+        raise ConfigError(
+            "`jit_compile` must be False or 'auto' for layers that XLA cannot "
+            f"compile, here {', '.join(names)}. Those of DiffStride can with "
+            "`pooling.DiffStride.static_sizes = True`. Received: "
+            "jit_compile=True"
+        )
+
+
 def _check_match(model, data, loss):
     """Refuses what would train, but to no good."""
     if data.is_multi_label and loss is None:
@@ -209,7 +226,7 @@ def _check_match(model, data, loss):
             "`loss` must be given for examples of several classes at once: "
             "bind `train.train.loss = @losses.BinaryCrossentropy()`"
         )
-    for layer in model._flatten_layers():
+    for layer in sublayers(model):
         rate = getattr(layer, "sample_rate", data.sample_rate)
         if data.sample_rate is not None and rate != data.sample_rate:
             raise ConfigError(
