@@ -18,7 +18,10 @@ def check(files, bindings):
     try:
         configurables.parse(files, bindings)
         configurables.check_complete()
-        return {"error": None, "useless": configurables.useless(bindings)}
+        useless = configurables.useless(bindings)
+        configurables.parse(files, [b for b in bindings if b not in useless])
+        configurables.check_bindings()
+        return {"error": None, "useless": useless}
     except ConfigError as error:
         return {"error": str(error), "useless": []}
 

@@ -73,7 +73,13 @@ import sys
 
 from diffstride.experiments.checks import check_runs
 from diffstride.experiments.run_state import check_workdir
-from diffstride.experiments.runner import Local, Ray, make_runs
+from diffstride.experiments.runner import (
+    Local,
+    Ray,
+    find_gpus,
+    make_runs,
+    share_out,
+)
 from diffstride.experiments.runs import shell_command
 from diffstride.experiments.sweep_file import (
     SweepError,
@@ -100,7 +106,9 @@ def main():
         "--dry_run", action="store_true", help="print the commands only"
     )
     parser.add_argument(
-        "--parallel", type=int, help="runs at a time on this machine"
+        "--parallel",
+        type=int,
+        help="runs at a time on this machine, which share its GPUs",
     )
     parser.add_argument(
         "--gpus",
@@ -147,7 +155,11 @@ def main():
             executor = Ray(cpus, args.gpus_per_run)
             workdir = workdir.resolve()
         else:
-            executor = Local(args.parallel or len(args.gpus) or 1, args.gpus)
+            parallel = args.parallel or len(args.gpus) or 1
+            gpus = args.gpus
+            if parallel > 1 and not gpus:
+                gpus = share_out(find_gpus(), parallel)
+            executor = Local(parallel, gpus)
     except SweepError as error:
         raise SystemExit(f"Sweep error: {error}") from None
     workdir.mkdir(parents=True, exist_ok=True)

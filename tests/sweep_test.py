@@ -31,6 +31,11 @@ SWEEPS = sorted((ROOT / "configs" / "sweeps").glob("*.toml"))
 TRAINER = """
 import json, os, pathlib, signal, sys, zipfile
 workdir = pathlib.Path(sys.argv[-2].removeprefix("--workdir="))
+(workdir / "growth").write_text(
+    os.environ.get("TF_FORCE_GPU_ALLOW_GROWTH", "none")
+    + " "
+    + os.environ.get("XLA_PYTHON_CLIENT_PREALLOCATE", "none")
+)
 does = sys.argv[-3].rpartition("=")[2].strip(" '")
 with open(workdir / "visits", "a") as file:
     file.write(os.environ.get("CUDA_VISIBLE_DEVICES", "all") + "\\n")
@@ -546,6 +551,66 @@ def test_runs_in_parallel_each_with_a_gpu(tmp_path, make):
     assert not failed
     used = [visits(tmp_path, "meet_w"), visits(tmp_path, "meet_r")]
     assert used == [["4"], ["7"]]
+
+
+@pytest.mark.parametrize(
+    "gpus, parallel, shares",
+    [
+        ("0", 2, ["0", "0"]),
+        ("0123", 2, ["0,1", "2,3"]),
+        ("0123", 3, ["0", "1", "2,3"]),
+        ("012", 3, ["0", "1", "2"]),
+        ("01", 3, ["0", "1", "0"]),
+        ("", 2, []),
+    ],
+)
+def test_gpus_are_shared_out(gpus, parallel, shares):
+    assert runner.share_out(list(gpus), parallel) == shares
+
+
+def test_gpus_are_found_where_there_are_any(tmp_path, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert runner.find_gpus() == []
+    listed = "GPU 0: A100 (UUID: GPU-1)\n  MIG 3g (UUID: M)\nGPU 1: A100\n"
+    tool = write(tmp_path / "nvidia-smi", f"#!/bin/sh\necho '{listed}'\n")
+    tool.chmod(0o755)
+    assert runner.find_gpus() == ["0", "1"]
+    for visible, found in (("", []), ("-1", []), ("2, 5", ["2", "5"])):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        assert runner.find_gpus() == found
+
+
+def test_parallel_runs_share_the_gpus_of_the_machine(tmp_path, monkeypatch):
+    made = []
+
+    def make_runs(runs, workdir, executor, say):
+        made.append((executor.parallel, executor._gpus, executor._shared))
+        return {}
+
+    monkeypatch.setattr(sweep, "make_runs", make_runs)
+    monkeypatch.setattr(sweep, "check_runs", lambda runs: (runs, []))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    for arguments in ([], ["--parallel=2"], ["--parallel=3"], ["--gpus=0"]):
+        argv = ["sweep.py", str(SWEEPS[0]), f"--workdir={tmp_path}"]
+        monkeypatch.setattr(sys, "argv", [*argv, *arguments])
+        sweep.main()
+    assert made == [
+        (1, [], set()),
+        (2, ["4", "5"], set()),
+        (3, ["4", "5", "4"], {"4"}),
+        (1, ["0"], set()),
+    ]
+
+
+def test_runs_that_share_a_gpu_do_not_take_all_its_memory(tmp_path, make):
+    os.mkfifo(tmp_path / "pipe")
+    failed, _ = make("meet_w", "meet_r", parallel=2, gpus=["4", "4"])
+    assert not failed
+    assert visits(tmp_path, "meet_w") == visits(tmp_path, "meet_r") == ["4"]
+    for does in ("meet_w", "meet_r"):
+        growth = (tmp_path / f"does={does},seed=1" / "growth").read_text()
+        assert growth == "true false"
 
 
 def test_interrupted_runs_save_and_go_on(tmp_path, make):

@@ -7,11 +7,13 @@ lives, keeps two sweeps from making the same run.
 
 import collections
 import contextlib
+import itertools
 import json
 import math
 import os
 import pathlib
 import queue
+import re
 import signal
 import subprocess
 import sys
@@ -107,19 +109,59 @@ def train(
         return code
 
 
+def find_gpus():
+    """Names of the NVIDIA GPUs that a process on this machine may use."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        names = [name.strip() for name in visible.split(",")]
+        return [name for name in names if name not in ("", "-1")]
+    try:
+        listed = subprocess.run(
+            ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return re.findall(r"^GPU (\d+):", listed, re.MULTILINE)
+
+
+def share_out(gpus, parallel):
+    """What each of several runs at a time gets of the GPUs.
+
+    Args:
+        gpus: list of names.
+        parallel: integer. How many runs there are at a time.
+
+    Returns:
+        A list with an entry for each of these runs: several GPUs, such as
+        `"0,1"`, where there are more than runs, and the same one for several
+        runs where there are fewer. Empty without GPUs.
+
+    Example:
+
+    >>> share_out(["0", "1", "2", "3"], 2), share_out(["0", "1"], 3)
+    (['0,1', '2,3'], ['0', '1', '0'])
+    """
+    if len(gpus) <= parallel:
+        return [gpus[i % len(gpus)] for i in range(parallel if gpus else 0)]
+    bounds = [i * len(gpus) // parallel for i in range(parallel + 1)]
+    return [",".join(gpus[a:b]) for a, b in itertools.pairwise(bounds)]
+
+
 class Local:
     """Makes runs on this machine.
 
     Args:
         parallel: integer. How many at a time.
-        gpus: names of devices, of which each run gets one; or none, and each
-            run sees all.
+        gpus: list of names of devices, such as `"0"` or `"0,1"`, of which each
+            run gets one entry; or none, and each run sees all. An entry that is
+            there twice is shared by two runs.
     """
 
     def __init__(self, parallel=1, gpus=(), train_arguments=TRAIN):
         self.parallel = min(parallel, len(gpus)) if gpus else parallel
         self._train = train_arguments
         self._gpus = list(gpus)
+        self._shared = {gpu for gpu in gpus if list(gpus).count(gpu) > 1}
         self._processes = {}
         self._stopping = False
         self._starting = threading.Lock()
@@ -133,6 +175,10 @@ class Local:
         self.running += 1
         gpu = self._gpus.pop(0) if self._gpus else None
         environment = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
+        if gpu in self._shared:
+            # By default, a process takes the whole memory of its GPU.
+            environment["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
+            environment["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
 
         def launch(*args, **kwargs):
             with self._starting:
