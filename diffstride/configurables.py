@@ -21,6 +21,7 @@ from diffstride.examples import data as examples_data
 from diffstride.examples import names
 from diffstride.layers import (
     diffres,
+    frame_pooling,
     log_mel,
     pooling,
     spec_augment,
@@ -100,6 +101,7 @@ _CONFIGURABLES = {
         diffres.AvgPool,
         diffres.AvgMaxPool,
         diffres.ConvAvgPool,
+        frame_pooling.all_frames,
     ],
 }
 

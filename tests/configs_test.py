@@ -335,7 +335,29 @@ def test_diffres_shows_in_the_history(frames, tmp_path, data_dir):
 def test_frames_are_bound(frames):
     configurables.parse(["studies/esc10_small.gin", frames])
     layer = bound("FRAMES/macro.value")
-    assert layer is None or layer.configurable.module == "diffres"
+    assert layer.configurable.module == "diffres"
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize(
+    "frames", [name for name in FRAGMENTS if name.startswith("frames/")]
+)
+@pytest.mark.parametrize(
+    "experiment", [name for name in EXPERIMENTS if name.endswith("_b0.gin")]
+)
+def test_any_fragment_of_frames_goes_with_any_experiment(experiment, frames):
+    configurables.parse(
+        [experiment, frames],
+        SMALL["audio_tagger.audio_tagger"][:3],
+    )
+    model = gin.get_configurable("audio_tagger.audio_tagger")(
+        num_output_classes=3, input_shape=(16000,)
+    )
+    reduced = model.get_layer("frame_reduction").output.shape[1]
+    whole = model.get_layer("frame_reduction").input.shape[1]
+    # A rate of 0.25, of the recipe of the paper.
+    expected = whole if frames == "frames/all.gin" else round(0.75 * whole)
+    assert reduced == expected
 
 
 @pytest.mark.parametrize(

@@ -686,6 +686,27 @@ def test_lines_in_one_place_are_all_seen(folder):
     assert styles == {"-", "--"}
 
 
+@pytest.mark.parametrize(
+    "lines, expected",
+    [
+        ([], 100),
+        (["audio_tagger.reduction_rate = 0.75"], 25),
+        (
+            [
+                "FRAMES = @diffres.all_frames",
+                "audio_tagger.frame_reduction = %FRAMES",
+                "audio_tagger.reduction_rate = 0.75",
+            ],
+            100,
+        ),
+    ],
+)
+def test_frames_per_second(lines, expected):
+    config = ["LogMelSpectrogram.hop_ms = 10.0", *lines]
+    run = FinishedRun("", {}, 1, None, [{}], config)
+    assert run.frames_per_second == expected
+
+
 def test_colors_are_different_for_many_labels():
     from diffstride.experiments import drawing
 

@@ -122,8 +122,17 @@ class FinishedRun:
         hop_ms = self.parameter("LogMelSpectrogram.hop_ms")
         if hop_ms is None:
             return None
-        rate = self.parameter("reduction_rate") or 0
-        return 1000 / hop_ms * (1 - rate)
+        return 1000 / hop_ms * (1 - self._reduction_rate)
+
+    @property
+    def _reduction_rate(self):
+        """The share of frames that the network does without."""
+        layer = self.parameter("frame_reduction")
+        while isinstance(layer, str) and layer.startswith("%"):
+            layer = self.parameters.get(layer[1:])
+        if isinstance(layer, str) and layer.endswith(".all_frames"):
+            return 0
+        return self.parameter("reduction_rate") or 0
 
     @property
     def cutoffs(self):
@@ -153,9 +162,7 @@ class FinishedRun:
             self.parameter(f"LogMelSpectrogram.{name}") for name in names
         )
         seconds = self.parameter("window_seconds")
-        if None in (rate, window_ms, seconds) or self.parameter(
-            "reduction_rate"
-        ):
+        if None in (rate, window_ms, seconds) or self._reduction_rate:
             return None
         hop = round(rate * hop_ms / 1000)
         if center:

@@ -194,6 +194,26 @@ class ConvAvgPool(BaseFrameReduction):
         return {**super().get_config(), "kernel_size": self.kernel_size}
 
 
+def all_frames(reduction_rate=None, output_frames=None, name=None):
+    """A layer that leaves a spectrogram as it is, whatever it is told.
+
+    It stands where another one reduces the frames, so that a configuration
+    with a rate can do without a reduction by one name.
+
+    Args:
+        reduction_rate: not used.
+        output_frames: not used.
+        name: string. Name of the layer.
+
+    Example:
+
+    >>> all_frames(reduction_rate=0.75)(np.ones((2, 100, 64, 1))).shape[1]
+    100
+    """
+    del reduction_rate, output_frames
+    return keras.layers.Identity(name=name)
+
+
 def _average(features, output_frames):
     windows = _windows(features, output_frames)
     if windows is not None:
