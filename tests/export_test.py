@@ -11,6 +11,7 @@ import pytest
 
 import diffstride
 from diffstride import DiffStride
+from diffstride.analysis.keras_graph import sublayers
 from diffstride.analysis.learned_layers import learned_layers
 from diffstride.models.audio_cnn import audio_cnn
 from diffstride.models.resnet import Resnet
@@ -30,7 +31,7 @@ def trained(model):
     generator = np.random.default_rng(0)
     for layer in learned_layers(model):
         layer.strides.assign(generator.uniform(1.5, 2.6, layer.strides.shape))
-    for layer in model._flatten_layers():
+    for layer in sublayers(model):
         if isinstance(layer, keras.layers.BatchNormalization):
             for weight in layer.weights:
                 weight.assign(generator.uniform(0.5, 1.5, weight.shape))

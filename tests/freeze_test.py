@@ -180,6 +180,17 @@ def test_models_inside_of_models_take_the_sizes_they_are_called_with():
     check_frozen(train_a_little(model), images(2, 20, 16, 3))
 
 
+def test_an_inner_model_that_is_called_with_several_sizes():
+    inner = keras.Sequential(
+        [keras.Input((None, None, 2)), DiffStride(2, norm="forward")]
+    )
+    inputs = keras.Input((24, 20, 2))
+    small = layers.AveragePooling2D(2)(inputs)
+    x = [layers.GlobalMaxPooling2D()(inner(y)) for y in (inputs, small)]
+    model = train_a_little(keras.Model(inputs, layers.Concatenate()(x)))
+    check_frozen(model, images(2, 24, 20, 2))
+
+
 def test_an_inner_model_that_is_called_by_keyword():
     inner = keras.Sequential([keras.Input((None, None, 2)), DiffStride(2)])
     inputs = keras.Input((16, 12, 2))
@@ -452,9 +463,7 @@ def test_mixed_precision_can_be_left_behind():
     )
     keras.config.set_dtype_policy("float32")
     frozen = freeze(model, dtype="float32")
-    assert {layer.compute_dtype for layer in frozen._flatten_layers()} == {
-        "float32"
-    }
+    assert {layer.compute_dtype for layer in sublayers(frozen)} == {"float32"}
     x = images(2, 16, 16, 4)
     expected = outputs(model, x)
     np.testing.assert_allclose(

@@ -67,6 +67,23 @@ def test_a_model_with_open_sizes_in_half_precision_reloads(tmp_path):
     np.testing.assert_array_equal(ops.convert_to_numpy(reloaded(x)), y)
 
 
+@pytest.mark.parametrize("pool_mode", ["max", "average"])
+def test_xla_trains_through_the_padding(pool_mode):
+    model = keras.Sequential(
+        [
+            keras.Input((6, 6, 1)),
+            keras.layers.Conv2D(2, 3, padding="same"),
+            PaddedPooling2D(3, 2, ((0, 1), (2, 2)), pool_mode),
+        ]
+    )
+    model.compile("sgd", "mse", jit_compile=True)
+    x = np.random.default_rng(0).normal(size=(2, 6, 6, 1))
+    before = ops.convert_to_numpy(model.layers[0].kernel)
+    model.train_on_batch(x, np.ones((2, 3, 4, 2)))
+    after = ops.convert_to_numpy(model.layers[0].kernel)
+    assert np.isfinite(after).all() and (after != before).all()
+
+
 @pytest.mark.parametrize("padding", [((0, 1),), ((0, -1), (0, 0))])
 def test_a_padding_of_another_form_is_an_error(padding):
     with pytest.raises(ValueError, match="`padding` must be `..top, bottom"):

@@ -17,7 +17,7 @@ from diffstride.analysis.keras_graph import (
 from diffstride.layers.base_pooling import BaseDiffStride
 
 
-def clone(model, replace, call=None, input_shape=None, specialize=False):
+def clone(model, replace, call=None, input_shape=None):
     """Copies a model with its weights.
 
     Args:
@@ -28,8 +28,6 @@ def clone(model, replace, call=None, input_shape=None, specialize=False):
             to a plain call.
         input_shape: shape of an example, for a model with one input. Defaults
             to the shapes that the model has.
-        specialize: whether models inside of this one take the sizes they are
-            called with, even where they took any.
 
     Returns:
         A Functional model that is not compiled.
@@ -50,8 +48,7 @@ def clone(model, replace, call=None, input_shape=None, specialize=False):
             args = (kwargs.pop("inputs"),)
         if is_graph(layer):
             if layer not in models:
-                examples = args[0] if specialize else graph(layer).input
-                models[layer] = clone_graph(layer, examples)
+                models[layer] = clone_graph(layer, graph(layer).input)
             return models[layer](*args, **kwargs)
         if call is None:
             return layer(*args, **kwargs)

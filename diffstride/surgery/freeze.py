@@ -48,7 +48,6 @@ def freeze(model, input_shape=None, dtype=None):
         model,
         lambda layer: _frozen_layer(layer, dtype),
         input_shape=input_shape,
-        specialize=True,
     )
     for layer in learned_layers(frozen):
         if not isinstance(layer, BaseFrozenDiffStride):

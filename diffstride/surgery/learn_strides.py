@@ -37,11 +37,12 @@ def learn_strides(model, pooling_cls=None):
     `Conv1D` and `Conv3D`, stay as they are.
 
     The windows of a layer start where they started, so that slow changes of a
-    map come out as they did, and branches stay aligned. The layer makes as many
-    points as its stride times the points of before, which needs some padding: a
-    `ZeroPadding2D` in front of a convolution, a `PaddedPooling2D` instead of a
-    pooling. A layer with `padding="valid"` loses its border as before. So
-    `to_integer_strides` leads back to a network of the same outputs.
+    map come out as they did, and branches stay aligned. A layer with
+    `padding="same"` keeps the size of its map, one with `padding="valid"` loses
+    the border as before. This takes some padding: a `ZeroPadding2D` in front of
+    a convolution, a `PaddedPooling2D` instead of a pooling. As long as strides
+    are as they were, `to_integer_strides` leads back to a network with the
+    outputs of `model`.
 
     An activation inside of a convolution comes after the DiffStride layer. If
     it came before, nothing but linear layers might lie between DiffStride and a

@@ -33,10 +33,10 @@ def to_integer_strides(model):
     """Rounds learned strides, for convolutions and poolings with strides.
 
     The strides of a DiffStride layer go to the convolution or pooling in front
-    of it. Where there is none, as on an identity shortcut, single points are
-    taken at equal distances, and residual blocks of this package are built
-    without a pooling layer. All other weights are carried over. Outputs differ
-    from those of the model, which is to be trained further.
+    of it. If there is none, as on an identity shortcut, single points are taken
+    at equal distances. Residual blocks of this package are built without a
+    pooling layer. All other weights are carried over. Outputs differ from those
+    of the model, so train the new one further.
 
     Args:
         model: a Functional model, or a Sequential one that is built, with
