@@ -30,7 +30,7 @@ from diffstride.surgery.freeze import freeze
 from diffstride.surgery.learn_strides import learn_strides
 from diffstride.surgery.to_integer_strides import to_integer_strides
 from diffstride.training import (  # noqa: F401
-    objectives,
+    losses_and_metrics,
     schedules,
 )
 from diffstride.training.average_precision import MeanAveragePrecision

@@ -34,7 +34,7 @@ from diffstride.models import (
     resnet,
 )
 from diffstride.training import (
-    objectives,
+    losses_and_metrics,
     refresh_sizes,
     schedules,
     trainer,
@@ -65,7 +65,10 @@ _CONFIGURABLES = {
         keras.optimizers.AdamW,
         keras.optimizers.RMSprop,
     ],
-    "objectives": [objectives.CrossEntropy, objectives.TopAccuracy],
+    "objectives": [
+        losses_and_metrics.CrossEntropy,
+        losses_and_metrics.TopAccuracy,
+    ],
     "losses": [
         keras.losses.BinaryCrossentropy,
         keras.losses.CategoricalCrossentropy,

@@ -15,7 +15,7 @@ from diffstride.analysis.learned_layers import learned_layers
 from diffstride.data import audio
 from diffstride.data.clips import collect
 from diffstride.data.tfds_source import write_tfds
-from diffstride.training import objectives, plots
+from diffstride.training import losses_and_metrics, plots
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 COMMAND = "python -m diffstride.train"
@@ -247,7 +247,7 @@ def test_the_configuration_of_the_release_is_what_ran():
     head = model.layers[-1]
     assert head.activation is keras.activations.softmax
     assert float(head.kernel_regularizer.l2) == pytest.approx(5e-4)
-    assert not objectives.cross_entropy(model, 10).from_logits
+    assert not losses_and_metrics.cross_entropy(model, 10).from_logits
     optimizer = keras.optimizers.SGD(schedule)
     config = optimizer.get_config()["learning_rate"]
     assert config["module"] == "keras.optimizers.schedules"

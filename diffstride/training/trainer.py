@@ -10,7 +10,7 @@ from diffstride.analysis.keras_graph import sublayers
 from diffstride.training import (
     distribution,
     environment,
-    objectives,
+    losses_and_metrics,
     processes,
     results,
     termination,
@@ -78,7 +78,9 @@ def train(
             function of `steps_per_epoch` and `num_epochs` (see
             `diffstride.training.schedules`).
         loss: a Keras loss, or a dict of one for each head. Defaults to
-            cross-entropy.
+            cross-entropy, binary if examples are of several classes at once.
+            The layer that makes the output of the model says whether it is
+            logits; a loss that expects the other kind is refused.
         metrics: list of functions that make Keras metrics. Defaults to
             accuracy, and top-5 accuracy with more than five classes.
         complexity_weight: number. Factor of the complexity in the loss (λ in
@@ -145,7 +147,7 @@ def train(
         network = model(
             num_output_classes=data.num_classes, input_shape=data.input_shape
         )
-        _check_match(network, data, loss)
+        _check_match(network, data)
         rate = learning_rate
         is_schedule = isinstance(
             rate, keras.optimizers.schedules.LearningRateSchedule
@@ -154,9 +156,11 @@ def train(
             rate = rate(steps_per_epoch=data.train_steps, num_epochs=num_epochs)
         network.compile(
             optimizer=_build_optimizer(optimizer, rate, network),
-            loss=loss or objectives.cross_entropy(network, data.num_classes),
+            loss=losses_and_metrics.build_loss(
+                network, data.num_classes, data.is_multi_label, loss
+            ),
             # Of several tasks, each gives the examples of others no weight.
-            weighted_metrics=objectives.build_metrics(
+            weighted_metrics=losses_and_metrics.build_metrics(
                 metrics, data.num_classes
             ),
             jit_compile=jit_compile,
@@ -219,13 +223,8 @@ def _check_compilation(model, jit_compile):
         )
 
 
-def _check_match(model, data, loss):
+def _check_match(model, data):
     """Refuses what would train, but to no good."""
-    if data.is_multi_label and loss is None:
-        raise ConfigError(
-            "`loss` must be given for examples of several classes at once: "
-            "bind `train.train.loss = @losses.BinaryCrossentropy()`"
-        )
     for layer in sublayers(model):
         rate = getattr(layer, "sample_rate", data.sample_rate)
         if data.sample_rate is not None and rate != data.sample_rate:
