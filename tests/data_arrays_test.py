@@ -315,6 +315,51 @@ def test_stratified_training_examples():
     assert set(numbers) == {*range(8), *range(40, 44), 60, 61}
 
 
+def test_validation_images_are_held_out():
+    data = make_data()
+    plain = from_arrays(data, batch_size=16)
+    assert plain.validation is None
+    options = {"batch_size": 8, "crop_padding": 0, "flip": False}
+    size = data["x_train"][0].size
+    dataset = from_arrays(data, validation_split=0.2, normalize=None, **options)
+    trained, held_out = (
+        np.rint(255 * np.concatenate([x for x, _ in batches])).reshape(-1, size)
+        for batches in (dataset.train(0), dataset.validation())
+    )
+    everything = data["x_train"].reshape(-1, size)
+    assert len(held_out) == round(0.2 * len(everything))
+    assert dataset.train_steps == (len(everything) - len(held_out)) // 8
+    for images in (trained, held_out):
+        assert all(np.any(np.all(everything == x, axis=1)) for x in images)
+    assert not any(np.any(np.all(trained == x, axis=1)) for x in held_out)
+    # The same images whatever the seed, of each class as many.
+    other = from_arrays(
+        data, validation_split=0.2, normalize=None, seed=5, **options
+    )
+    np.testing.assert_array_equal(
+        np.concatenate([x for x, _ in other.validation()]),
+        np.concatenate([x for x, _ in dataset.validation()]),
+    )
+    labels = np.concatenate([y for _, y in dataset.validation()])
+    counts = np.bincount(labels) / np.bincount(data["y_train"])
+    np.testing.assert_allclose(counts, 0.2, atol=0.1)
+
+
+def test_validation_images_of_a_split_of_their_own(tmp_path):
+    data = make_data()
+    data["x_val"], data["y_val"] = data["x_test"][:9] // 2, data["y_test"][:9]
+    np.savez(tmp_path / "images.npz", **data)
+    for form in (data, tmp_path / "images.npz"):
+        dataset = from_arrays(
+            form, batch_size=16, validation_split="val", normalize=None
+        )
+        ((x, y),) = dataset.validation()
+        np.testing.assert_array_equal(np.rint(x * 255), data["x_val"])
+        np.testing.assert_array_equal(y, data["y_val"])
+    with pytest.raises(ValueError, match="x_dev', 'y_dev.*missing"):
+        from_arrays(data, batch_size=16, validation_split="dev")
+
+
 def test_fit_and_evaluate():
     dataset = from_arrays(make_data(), batch_size=16)
     model = keras.Sequential(
@@ -453,6 +498,8 @@ def test_images_that_are_not_finite():
         ({"image_size": 0}, "`image_size`"),
         ({"shuffle_buffer": 0}, "`shuffle_buffer` must be 1 or more"),
         ({"crop_padding": 100}, "`crop_padding` must be less than .*=100"),
+        ({"validation_split": 1.0}, "`validation_split` must be None, a share"),
+        ({"validation_split": True}, "`validation_split` must be .*=True"),
         (
             {"batch_size": 36, "mixup_pairs": True, "mixup_alpha": 0.2},
             "`batch_size` .* 35 training",

@@ -392,3 +392,25 @@ def test_nothing_is_said_about_a_set_that_is_there(load, caplog, capfd):
         list(load().test())
     assert not caplog.text
     assert not capfd.readouterr().out
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_validation_images_are_held_out(load, cache):
+    options = {"cache": cache, "batch_size": 4, "crop_padding": 0}
+    whole = set(labels_of(load(**options, train_split="train").test()))
+    for splits in [
+        {"validation_split": 0.2},
+        {"train_split": "train[:21]", "validation_split": "train[21:]"},
+    ]:
+        dataset = load(**options, **splits)
+        held_out = set(labels_of(dataset.validation()))
+        trained = [set(labels_of(dataset.train(epoch))) for epoch in range(9)]
+        assert dataset.train_steps == 5 and len(held_out) == 5
+        assert len(set.union(*trained)) == 21
+        assert not held_out & set.union(*trained)
+        assert set(labels_of(dataset.test())) == whole
+    with pytest.raises(ValueError, match="`validation_split`.*between 0 and 1"):
+        load(**options, validation_split=2)
+    if not cache:
+        with pytest.raises(ValueError, match="name of a split for a slice"):
+            load(**options, train_split="train[:20]", validation_split=0.1)

@@ -369,3 +369,48 @@ def test_the_home_directory_has_a_short_name(tmp_path, monkeypatch):
     np.savez(tmp_path / "images.npz", **arrays, **labels)
     data = from_arrays("~/images.npz", batch_size=4, crop_padding=0)
     assert data.num_classes == 2
+
+
+def test_a_validation_split_stands_apart_from_the_test_split(tmp_path, caplog):
+    def with_validation(seed):
+        data = tiny.dataset(seed)
+        others = tiny.dataset(seed + 1).test
+        return dataclasses.replace(data, validation=others)
+
+    arguments = {
+        "dataset": with_validation,
+        # The sizes of the best epoch are not those of the last one.
+        "model": functools.partial(
+            tiny.model, static_sizes=True, smoothness_factor=1
+        ),
+        "complexity_weight": 30.0,
+        "learning_rate": 0.02,
+        "num_epochs": 3,
+        "keep_checkpoints": 3,
+        "monitor": "loss",
+        "optimizer": functools.partial(keras.optimizers.SGD, momentum=0.9),
+    }
+    history = train(tmp_path, **arguments)
+    assert "There is no validation split" not in caplog.text
+    assert history[0]["sizes"] != history[2]["sizes"]
+    found = json.loads((tmp_path / "test.json").read_text())
+    best = 1 + int(np.argmin([row["loss"] for row in history]))
+    assert [found[key]["epoch"] for key in ("best", "final")] == [best, 3]
+    model = keras.saving.load_model(tmp_path / "model.keras")
+    for data, expected in [
+        (tiny.dataset().test(), found["final"]["loss"]),
+        (tiny.dataset(1).test(), history[-1]["val_loss"]),
+    ]:
+        loss, *_ = model.evaluate(data, verbose=0)
+        loss += 30.0 * model_complexity(model)
+        np.testing.assert_allclose(loss, expected, rtol=1e-4)
+    # A process of its own finds the same.
+    evaluate = functools.partial(train, tmp_path, mode="eval", **arguments)
+    for key, which in [("best", "best"), ("final", "latest")]:
+        again = evaluate(eval_checkpoint=which)
+        np.testing.assert_allclose(again["loss"], found[key]["loss"], rtol=1e-4)
+
+
+def model_complexity(model):
+    """Eq. 6 of one layer."""
+    return 1 / np.prod(keras.ops.convert_to_numpy(model.layers[3].strides))

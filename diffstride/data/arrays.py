@@ -7,10 +7,16 @@ import pathlib
 import zipfile
 
 import numpy as np
-from absl import logging
 
 from diffstride.data import sampling
-from diffstride.data.augment import Augmentation, check_crop_padding
+from diffstride.data.array_checks import (
+    check_crop_padding,
+    check_likeness,
+    check_split,
+    count_classes,
+    warn_of_empty_classes,
+)
+from diffstride.data.augment import Augmentation
 from diffstride.data.dataset import (
     Batches,
     Dataset,
@@ -18,10 +24,7 @@ from diffstride.data.dataset import (
     random_generator,
     validate_batching,
 )
-
-_KEYS = ("x_train", "y_train", "x_test", "y_test")
-# More classes without an image come from labels that are no class numbers.
-_MOST_EMPTY_CLASSES = 1000
+from diffstride.validation import is_number
 
 
 def from_arrays(
@@ -30,6 +33,7 @@ def from_arrays(
     seed=0,
     name="arrays",
     num_classes=None,
+    validation_split=None,
     num_train_examples=None,
     stratified=False,
     normalize="auto",
@@ -59,6 +63,11 @@ def from_arrays(
         seed: Seed of the order and of the augmentation.
         name: Name of the data set.
         num_classes: Number of classes. Defaults to the largest label plus one.
+        validation_split: What tells the best epoch and when to stop, in place
+            of the test images: a share of the training images of each class,
+            like 0.1, which are the last ones and are not trained on; or the
+            name of a split, `"val"` for `x_val` and `y_val` in `data`. Defaults
+            to None: the test images do.
         num_train_examples: Trains on the first so many images. Defaults to all
             of them.
         stratified: Whether these are the first ones of each class, as many of
@@ -104,20 +113,34 @@ def from_arrays(
     >>> [len(x) for x, y in dataset.test()]
     [32, 32, 32, 4]
     """
-    x_train, y_train, x_test, y_test = _load(data)
-    x_train, y_train = _validate(x_train, y_train, "train")
-    x_test, y_test = _validate(x_test, y_test, "test")
-    _compare(x_train, x_test, y_train, y_test)
+    named = isinstance(validation_split, str)
+    splits = ("train", "test", *([validation_split] if named else []))
+    held_out = {
+        split: check_split(*pair, split)
+        for split, pair in _load(data, splits).items()
+    }
+    x_train, y_train = held_out.pop("train")
+    for split, (images, labels) in held_out.items():
+        check_likeness(x_train, images, y_train, labels, split)
     if num_classes is None:
-        num_classes = _count_classes(y_train)
-    for key, labels in (("y_train", y_train), ("y_test", y_test)):
+        num_classes = count_classes(y_train)
+    for split, (_, labels) in {"train": (x_train, y_train), **held_out}.items():
+        key = f"y_{split}"
         if labels.min() < 0 or labels.max() >= num_classes:
             raise ValueError(
                 f"The labels in `{key}` must lie between 0 and "
                 f"{num_classes - 1}, one less than the number of classes. "
                 f"Received: {key} from {labels.min()} to {labels.max()}"
             )
-    _warn_of_empty_classes(y_train, num_classes, name)
+    warn_of_empty_classes(y_train, num_classes, name)
+    if validation_split is not None and not named:
+        size = training_size(len(x_train), validation_split)
+        first = _subset(y_train, size, stratified=True)
+        validation_split = "validation"
+        held_out[validation_split] = tuple(
+            np.delete(array, first, axis=0) for array in (x_train, y_train)
+        )
+        x_train, y_train = x_train[first], y_train[first]
     if num_train_examples is not None:
         chosen = _subset(y_train, num_train_examples, stratified)
         x_train, y_train = x_train[chosen], y_train[chosen]
@@ -160,29 +183,47 @@ def from_arrays(
 
         return Batches(make_batch, train_steps, start_step)
 
-    def test():
+    def evaluation(split):
+        images, labels = held_out[split]
+
         def make_batch(step):
             start = step * batch_size
-            size = min(batch_size, len(x_test) - start)
+            size = min(batch_size, len(images) - start)
             examples = start + process_rows(size, process_index, process_count)
-            return augmentation.evaluate(x_test[examples], y_test[examples])
+            return augmentation.evaluate(images[examples], labels[examples])
 
-        return Batches(make_batch, -(-len(x_test) // batch_size))
+        return Batches(make_batch, -(-len(images) // batch_size))
 
     return Dataset(
         train=train,
-        test=test,
+        test=lambda: evaluation("test"),
         train_steps=train_steps,
         input_shape=(*augmentation.image_size, x_train.shape[-1]),
         num_classes=num_classes,
         name=name,
+        validation=validation_split and (lambda: evaluation(validation_split)),
     )
 
 
-def _load(data):
-    """The four arrays of a path, a dict or a tuple of pairs."""
+def training_size(size, share):
+    """How many of so many examples are trained on, if a share is not.
+
+    Args:
+        size: Number of examples.
+        share: Share of them to hold out, between 0 and 1.
+    """
+    if not is_number(share) or not 0 < share < 1:
+        raise ValueError(
+            "`validation_split` must be None, a share between 0 and 1, or the "
+            f"name of a split. Received: validation_split={share!r}"
+        )
+    return size - max(1, round(size * share))
+
+
+def _load(data, splits):
+    """Images and labels by split, of a path, a dict or a tuple of pairs."""
     if isinstance(data, str | pathlib.Path):
-        return _load_file(pathlib.Path(data).expanduser())
+        return _load_file(pathlib.Path(data).expanduser(), splits)
     if not isinstance(data, dict):
         try:
             (x_train, y_train), (x_test, y_test) = data
@@ -192,14 +233,20 @@ def _load(data):
                 "`((x_train, y_train), (x_test, y_test))`. Received: "
                 f"data of type {type(data).__name__}"
             ) from None
-        data = dict(zip(_KEYS, (x_train, y_train, x_test, y_test), strict=True))
-    return _select(data, "`data`")
+        arrays = x_train, y_train, x_test, y_test
+        data = dict(zip(_keys(("train", "test")), arrays, strict=True))
+    return _select(data, "`data`", splits)
 
 
-def _load_file(path):
+def _keys(splits):
+    return [f"{array}_{split}" for split in splits for array in "xy"]
+
+
+def _load_file(path, splits):
     if not path.is_file():
         raise FileNotFoundError(
-            f"`data` must be the path of an `.npz` file with {_KEYS}. There is "
+            "`data` must be the path of an `.npz` file with "
+            f"{_keys(splits)}. There is "
             f"no such file. Received: data={str(path)!r}"
         )
     try:
@@ -210,120 +257,20 @@ def _load_file(path):
             "`data` must be an intact `.npz` file, as `np.savez` writes it. "
             f"Received: data={str(path)!r} ({error})"
         ) from error
-    return _select(arrays, f"The file {path}")
+    return _select(arrays, f"The file {path}", splits)
 
 
-def _select(arrays, description):
-    missing = [key for key in _KEYS if key not in arrays]
+def _select(arrays, description, splits):
+    missing = [key for key in _keys(splits) if key not in arrays]
     if missing:
         raise ValueError(
-            f"{description} must have the keys {list(_KEYS)}; {missing} are "
+            f"{description} must have the keys {_keys(splits)}; {missing} are "
             f"missing. Received: keys={sorted(arrays)}"
         )
-    return [np.asarray(arrays[key]) for key in _KEYS]
-
-
-def _validate(images, labels, split):
-    """Checks a split; returns images of rank 4 and a vector of labels."""
-    if images.ndim == 3:
-        images = images[..., np.newaxis]
-    if images.ndim != 4 or 0 in images.shape:
-        raise ValueError(
-            f"`x_{split}` must have the shape `(examples, height, width, "
-            "channels)`, with at least one of each. Received: "
-            f"x_{split}.shape={images.shape}"
-        )
-    if images.shape[1] <= 4 < min(images.shape[2:]):
-        raise ValueError(
-            f"The channels of `x_{split}` must come last. If they come first, "
-            f"pass `np.moveaxis(x_{split}, 1, -1)`. Received: "
-            f"x_{split}.shape={images.shape}"
-        )
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        labels = labels[:, 0]
-    if labels.shape != images.shape[:1]:
-        raise ValueError(
-            f"`y_{split}` must be one number for each image, not a one-hot "
-            f"vector. Received: x_{split}.shape={images.shape}, "
-            f"y_{split}.shape={labels.shape}"
-        )
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise TypeError(
-            f"`y_{split}` must be integers. Received: "
-            f"y_{split}.dtype={labels.dtype}"
-        )
-    if images.dtype != np.uint8:
-        if not np.issubdtype(images.dtype, np.number) or np.iscomplexobj(
-            images
-        ):
-            raise TypeError(
-                f"`x_{split}` must be real numbers. Of complex ones, pass the "
-                "absolute value, or the real and imaginary parts as two "
-                f"channels. Received: x_{split}.dtype={images.dtype}"
-            )
-        images = images.astype("float32", copy=False)
-        if not np.isfinite(images).all():
-            raise ValueError(
-                f"`x_{split}` must be finite. Received: "
-                f"{np.sum(~np.isfinite(images))} values that are NaN or "
-                f"infinite, the first in image "
-                f"{np.argwhere(~np.isfinite(images))[0, 0]}"
-            )
-    return images, labels.astype("int32")
-
-
-def _compare(x_train, x_test, y_train, y_test):
-    """Finds test images that are not like the training images, or are them."""
-    if x_train.shape[1:] != x_test.shape[1:]:
-        raise ValueError(
-            "Training and test images must have the same shape. Received: "
-            f"x_train.shape={x_train.shape}, x_test.shape={x_test.shape}"
-        )
-    if (x_train.dtype == np.uint8) != (x_test.dtype == np.uint8):
-        raise TypeError(
-            "`x_train` and `x_test` must both be `uint8` or both be floats, "
-            "because both are normalized by the statistics of `x_train`. "
-            f"Received: x_train.dtype={x_train.dtype}, "
-            f"x_test.dtype={x_test.dtype}"
-        )
-    largest = [max(-float(x.min()), float(x.max())) for x in (x_train, x_test)]
-    if max(largest) > 20 * min(largest):
-        logging.warning(
-            "The test images seem to be of another scale than the training "
-            "images: the largest absolute value of `x_train` is %g, that of "
-            "`x_test` %g.",
-            *largest,
-        )
-    if np.array_equal(x_train, x_test) and np.array_equal(y_train, y_test):
-        logging.warning(
-            "`x_test` equals `x_train`: test figures say nothing about new "
-            "images."
-        )
-
-
-def _count_classes(labels):
-    count, seen = int(labels.max()) + 1, len(np.unique(labels))
-    if count - seen > _MOST_EMPTY_CLASSES:
-        raise ValueError(
-            "`y_train` must be numbers of classes, from 0 on without large "
-            "gaps, because the model gets an output for each number. Number "
-            "the classes anew, with `np.unique(y, return_inverse=True)`, or "
-            f"give `num_classes`. Received: {seen} different labels, the "
-            f"largest is {labels.max()}"
-        )
-    return count
-
-
-def _warn_of_empty_classes(labels, num_classes, name):
-    empty = np.setdiff1d(np.arange(num_classes), labels)
-    if len(empty):
-        logging.warning(
-            "%s: %d of the %d classes have no training image: %s",
-            name,
-            len(empty),
-            num_classes,
-            ", ".join(map(str, empty[:20])) + ", ..." * (len(empty) > 20),
-        )
+    return {
+        split: [np.asarray(arrays[key]) for key in _keys([split])]
+        for split in splits
+    }
 
 
 def _subset(labels, size, stratified):

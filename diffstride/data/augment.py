@@ -184,15 +184,6 @@ def normalize(images, mean, std):
     return normalized.reshape(images.shape)
 
 
-def check_crop_padding(padding, size):
-    """Refuses crops that could lie beside the image."""
-    if padding >= min(size):
-        raise ValueError(
-            "`crop_padding` must be less than the size of the images, which is "
-            f"{tuple(size)}. Received: crop_padding={padding}"
-        )
-
-
 def smooth_labels(labels, num_classes, smoothing=0.0):
     """One-hot targets that give the share `smoothing` to all the classes."""
     targets = np.full(

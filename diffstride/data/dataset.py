@@ -38,6 +38,9 @@ class Dataset:
         is_multi_label: Whether an example may be of several classes at once.
         sample_rate: Samples per second of sounds; None for other examples.
         test_split: Name of the split to test on.
+        validation: Function without arguments, like `test`: the examples that
+            tell the best epoch and when to stop. None where there are none;
+            then those of `test` do.
     """
 
     train: Callable[..., Iterable]
@@ -51,6 +54,7 @@ class Dataset:
     is_multi_label: bool = False
     sample_rate: int | None = None
     test_split: str = "test"
+    validation: Callable[[], Iterable] | None = None
 
 
 class Batches(keras.utils.PyDataset):

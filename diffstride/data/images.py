@@ -13,7 +13,12 @@ import math
 import numpy as np
 
 from diffstride.data import augment
-from diffstride.data.arrays import channel_statistics, from_arrays
+from diffstride.data.array_checks import check_crop_padding
+from diffstride.data.arrays import (
+    channel_statistics,
+    from_arrays,
+    training_size,
+)
 from diffstride.data.dataset import (
     Dataset,
     process_rows,
@@ -42,6 +47,7 @@ def tfds_images(
     data_dir=None,
     train_split="train",
     test_split=None,
+    validation_split=None,
     cache="auto",
     shuffle_buffer=None,
     num_train_examples=None,
@@ -75,6 +81,12 @@ def tfds_images(
         train_split: Split to train on, slices included: `"train[:80%]"`.
         test_split: Split to test on. Defaults to `"test"`, or to
             `"validation"` for ImageNet and Imagenette.
+        validation_split: What tells the best epoch and when to stop, in place
+            of the test split: a share of the training split, like 0.1, which is
+            not trained on (of each class in memory, the last examples of a
+            stream); or the name of a split, like `"train[90%:]"` beside the
+            `train_split` `"train[:90%]"`. Defaults to None: the test split
+            does.
         cache: Whether to keep the decoded set in memory, which takes images of
             one size; `"auto"` for those that take up to 2 GiB.
         shuffle_buffer: Number of images among which the next one is drawn, as
@@ -133,6 +145,9 @@ def tfds_images(
     num_train = source.num_examples(train_split, "train_split")
     num_test = source.num_examples(test_split, "test_split")
     warn_of_overlap(source.builder, train_split, test_split)
+    if isinstance(validation_split, str):
+        num_test += source.num_examples(validation_split, "validation_split")
+        warn_of_overlap(source.builder, train_split, validation_split)
     shape = source.image_shape
     if cache == "auto":
         cache = (
@@ -162,10 +177,17 @@ def tfds_images(
                 "`cache` must be False for images of several sizes. Received: "
                 f"name={name!r}, cache={cache}"
             )
+        splits = {"train": train_split, "test": test_split}
+        if isinstance(validation_split, str):
+            splits["validation"], validation_split = (
+                validation_split,
+                "validation",
+            )
         data = from_arrays(
-            (source.read(train_split), source.read(test_split)),
+            _arrays(source, splits),
             name=name,
             num_classes=source.num_classes,
+            validation_split=validation_split,
             num_train_examples=num_train_examples,
             stratified=stratified,
             normalize=normalize,
@@ -196,9 +218,18 @@ def tfds_images(
     augmentation = augment.Augmentation(
         num_classes=source.num_classes, mean=mean, std=std, **options
     )
-    augment.check_crop_padding(
-        augmentation.crop_padding, augmentation.image_size
-    )
+    check_crop_padding(augmentation.crop_padding, augmentation.image_size)
+    if validation_split is not None and not isinstance(validation_split, str):
+        size = training_size(num_train, validation_split)
+        if "[" in train_split or "+" in train_split:
+            raise ValueError(
+                "`validation_split` must be the name of a split for a slice of "
+                "a streamed set. Received: "
+                f"validation_split={validation_split}, "
+                f"train_split={train_split!r}"
+            )
+        validation_split = f"{train_split}[{size}:]"
+        train_split, num_train = f"{train_split}[:{size}]", size
     num_train //= augmentation.images_per_example
     validate_batching(num_train, **batching)
     if shuffle_buffer is None:
@@ -215,7 +246,16 @@ def tfds_images(
         name=name,
         class_names=source.class_names,
         test_split=test_split,
+        validation=validation_split and (lambda: stream.test(validation_split)),
     )
+
+
+def _arrays(source, splits):
+    """Images and labels of splits, as `from_arrays` takes them."""
+    arrays = {}
+    for key, split in splits.items():
+        arrays[f"x_{key}"], arrays[f"y_{key}"] = source.read(split)
+    return arrays
 
 
 class _Stream:

@@ -32,6 +32,7 @@ def synthetic(
     data_seed=0,
     label_smoothing=0.0,
     mixup_alpha=0.0,
+    validation_split=None,
     process_index=0,
     process_count=1,
 ):
@@ -50,6 +51,8 @@ def synthetic(
         label_smoothing: Share of the label that all classes divide.
         mixup_alpha: Parameter of the beta distribution of the weights with
             which images of a batch are mixed; 0 for no mixup.
+        validation_split: Share of the training images that tell the best epoch
+            and when to stop, in place of the test images.
         process_index: Number of this process.
         process_count: Number of processes that each make their own rows of
             every batch.
@@ -84,6 +87,7 @@ def synthetic(
         flip=False,
         label_smoothing=label_smoothing,
         mixup_alpha=mixup_alpha,
+        validation_split=validation_split,
         process_index=process_index,
         process_count=process_count,
     )

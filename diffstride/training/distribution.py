@@ -211,23 +211,29 @@ def divide(data):
             f"Received: batch_size={batch_size}"
         )
 
-    @functools.cache
-    def plan_test():
-        """Rows of each test batch here, and the weight of an example."""
-        rows = np.array([_count_rows(batch) for batch in data.test()], "int32")
-        rows = gather(rows)
-        even = -(-rows.max(axis=0) // devices) * devices
-        return even, processes * even.sum() / rows.sum()
+    validation = data.validation and _filled_up(data.validation, devices)
+    return dataclasses.replace(
+        data, test=_filled_up(data.test, devices), validation=validation
+    )
 
-    def filled_up(batches, sizes, weight):
-        for batch, size in zip(batches, sizes, strict=True):
+
+def _filled_up(make_batches, devices):
+    """A function that makes the same batches, with rows for all devices."""
+
+    @functools.cache
+    def plan():
+        """Rows of each batch here, and the weight of an example."""
+        rows = np.array([_count_rows(batch) for batch in make_batches()])
+        rows = gather(rows.astype("int32"))
+        even = -(-rows.max(axis=0) // devices) * devices
+        return even, process_count() * even.sum() / rows.sum()
+
+    def iterate():
+        sizes, weight = plan()
+        for batch, size in zip(make_batches(), sizes, strict=True):
             yield batch if weight == 1 else _fill_up(batch, size, weight)
 
-    def test():
-        plan = plan_test()
-        return _InOrder(lambda: filled_up(data.test(), *plan), len(plan[0]))
-
-    return dataclasses.replace(data, test=test)
+    return lambda: _InOrder(iterate, len(plan()[0]))
 
 
 class _InOrder(keras.utils.PyDataset):

@@ -21,31 +21,7 @@ def evaluate(run, which):
     Returns:
         A dict of metrics.
     """
-    loaded = run.load()
-    if loaded is None:
-        raise FileNotFoundError(
-            f"There is no checkpoint to evaluate in {run.checkpoints.directory}"
-        )
-    arrays, state = loaded
-    steps = [run.checkpoints.steps()[-1]]
-    if which == "best" and state["best"]:
-        steps = [state["best"]["step"]]
-        arrays, state = run.checkpoints.load(steps[0])
-    if which == "average":
-        arrays, state, steps = average_checkpoints(run.checkpoints)
-    restore_model(run.model, arrays, ("model",), state.get("paths"))
-    metrics = run.model.evaluate(
-        run.data.test(), verbose=run.verbose, return_dict=True
-    )
-    names = [run.checkpoints.path(step).name for step in steps]
-    result = {
-        "epoch": state["epoch"],
-        "step": steps[-1],
-        "checkpoint": names if which == "average" else names[0],
-        "data": run.data.name,
-        "split": run.data.test_split,
-        **metrics,
-    }
+    result = _evaluate(run, which)
     if processes.is_first():
         text = json.dumps(result)
         print(text)
@@ -55,6 +31,44 @@ def evaluate(run, which):
         except OSError as error:
             logging.warning("%s The result is only printed.", error)
     return result
+
+
+def test(run):
+    """Evaluates a run that had a validation split on the test split.
+
+    `test.json` then has the figures of the best checkpoint, by what is
+    monitored on the validation split, and of the final weights.
+    """
+    if run.data.validation is None:
+        return
+    # The final weights come last: they are those to be saved.
+    best, final = (_evaluate(run, which) for which in ("best", "latest"))
+    if processes.is_first():
+        text = json.dumps({"best": best, "final": final})
+        path = run.workdir / "test.json"
+        write_atomically(path, lambda file: file.write(text.encode()))
+        print(f"On the test split: {text}")
+
+
+def _evaluate(run, which):
+    arrays, state, steps = _load(run, which)
+    restore_model(run.model, arrays, ("model",), state.get("paths"))
+    metrics = run.model.evaluate(
+        run.data.test(),
+        # These weights may ask for other sizes than those before.
+        callbacks=[run.refresh],
+        verbose=run.verbose,
+        return_dict=True,
+    )
+    names = [run.checkpoints.path(step).name for step in steps]
+    return {
+        "epoch": state["epoch"],
+        "step": steps[-1],
+        "checkpoint": names if which == "average" else names[0],
+        "data": run.data.name,
+        "split": run.data.test_split,
+        **metrics,
+    }
 
 
 def _load(run, which):

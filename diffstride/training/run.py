@@ -26,14 +26,20 @@ class Run:
         num_epochs: integer.
         workdir: path of the work directory.
         keep: integer. How many checkpoints to keep.
+        refresh: a `RefreshSizes`.
         verbose: 0, 1 or 2, as in `fit`.
     """
 
-    def __init__(self, model, data, num_epochs, workdir, keep, verbose):
+    def __init__(
+        self, model, data, num_epochs, workdir, keep, refresh, verbose
+    ):
         self.model = model
         self.data = data
+        # What tells the best epoch and when to stop.
+        self.validation = data.validation or data.test
         self.num_epochs = num_epochs
         self.workdir = pathlib.Path(workdir)
+        self.refresh = refresh
         self.verbose = verbose
         self.checkpoints = Checkpoints(
             self.workdir / "checkpoints", keep, data.train_steps
@@ -43,7 +49,6 @@ class Run:
     def fit(
         self,
         callbacks,
-        refresh,
         checkpoint_steps,
         monitor,
         asked_to_end,
@@ -53,7 +58,6 @@ class Run:
 
         Args:
             callbacks: the callbacks of the user.
-            refresh: the `RefreshSizes` of the run.
             checkpoint_steps: integer or None. Save after so many steps.
             monitor: string or None. What tells the best epoch.
             asked_to_end: function that returns the number of the signal that
@@ -65,7 +69,7 @@ class Run:
             progress,
             self.workdir / "history.jsonl",
             self.data.input_shape,
-            refresh,
+            self.refresh,
         )
         checkpointing = Checkpointing(
             self.checkpoints,
@@ -82,24 +86,24 @@ class Run:
             beside.append(
                 callbacks_lib.TensorBoard(recorder, progress, log_dir)
             )
-        # `refresh` comes late, because the checkpoint after an epoch holds the
+        # The sizes come late, because the checkpoint after an epoch holds the
         # sizes for the next one.
-        beside += [*callbacks, refresh, checkpointing]
+        beside += [*callbacks, self.refresh, checkpointing]
         loaded = self.load()
         if loaded:
             arrays, state = loaded
             vars(progress).update(state)
-            refresh.steps = progress.epoch * train_steps + progress.step
+            self.refresh.steps = progress.epoch * train_steps + progress.step
             if progress.history:
                 last = progress.history[-1]
-                refresh.compilations = last.get("compilations", 0)
+                self.refresh.compilations = last.get("compilations", 0)
         monitors = _monitors(monitor, callbacks)
         if progress.step or keras.backend.backend() == "jax" or monitors:
             # Keras makes the variables of metrics with the first batch. They
             # must be there before they are restored; and `fit` under JAX would
             # take a batch from the training data to make them.
             names = self.model.evaluate(
-                self.data.test(), steps=1, verbose=0, return_dict=True
+                self.validation(), steps=1, verbose=0, return_dict=True
             )
             _check_monitors(monitors, names)
         if loaded:
@@ -111,6 +115,11 @@ class Run:
                 "Going on after %d epochs and %d steps.",
                 progress.epoch,
                 progress.step,
+            )
+        if self.data.validation is None:
+            logging.info(
+                "There is no validation split: `val_` figures are those of the "
+                "test split, which tells the best epoch."
             )
         recorder.write()
         if not self._is_finished():
@@ -154,7 +163,7 @@ class Run:
             initial_epoch=progress.epoch,
             epochs=progress.epoch if progress.stopped else self.num_epochs,
             steps_per_epoch=steps,
-            validation_data=self.data.test(),
+            validation_data=self.validation(),
             callbacks=callbacks,
             shuffle=False,
         )
@@ -167,7 +176,7 @@ class Run:
         callbacks.on_epoch_begin(epoch)
         logs = self.model.get_metrics_result()
         test_logs = self.model.evaluate(
-            self.data.test(), callbacks=callbacks, return_dict=True
+            self.validation(), callbacks=callbacks, return_dict=True
         )
         logs |= {f"val_{name}": value for name, value in test_logs.items()}
         callbacks.on_epoch_end(epoch, logs)

@@ -66,7 +66,8 @@ def train(
         workdir: directory of everything that the run leaves behind:
             `checkpoints/`, `history.jsonl`, `config.gin`, `tensorboard/`,
             `strides.png`, the trained `model.keras` and, where the data set
-            has them, the names of its classes, `classes.json`.
+            has them, the names of its classes, `classes.json`, and the figures
+            of the test split, `test.json`, if there is a validation split.
         mode: `"train"`, or `"eval"` to evaluate a checkpoint on the test
             split.
         seed: integer. Seed of the weights, of dropout, and of the data set.
@@ -102,7 +103,8 @@ def train(
             best one.
         monitor: string. What makes the best checkpoint the best: a name in
             the history. Defaults to `"val_accuracy"` where there is one, else
-            `"val_loss"`.
+            `"val_loss"`. Names with `val_` are of the validation split of the
+            data set or, where it has none, of the test split.
         eval_checkpoint: `"latest"`, `"best"` or, for the mean of the weights
             of those that are kept, `"average"`. What `mode="eval"` evaluates.
         tensorboard: whether to write for TensorBoard, where it is installed
@@ -172,7 +174,15 @@ def train(
     if complexity_weight:
         add_complexity_loss(network, complexity_weight)
 
-    run = Run(network, data, num_epochs, workdir, keep_checkpoints, verbose)
+    run = Run(
+        network,
+        data,
+        num_epochs,
+        workdir,
+        keep_checkpoints,
+        RefreshSizes(refresh_sizes),
+        verbose,
+    )
     configuration = config() if config else Configuration()
     if mode == "eval":
         check_configuration(workdir, configuration, free=("test_split",))
@@ -189,12 +199,12 @@ def train(
         ):
             run.fit(
                 callbacks,
-                RefreshSizes(refresh_sizes),
                 checkpoint_steps,
                 monitor,
                 asked_to_end,
                 tensorboard and is_first,
             )
+            results.test(run)
         if is_first:
             results.report(run)
     return run.progress.history
