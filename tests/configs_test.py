@@ -15,6 +15,7 @@ from diffstride.analysis.learned_layers import learned_layers
 from diffstride.data import audio
 from diffstride.data.clips import collect
 from diffstride.data.tfds_source import write_tfds
+from diffstride.layers import pooling
 from diffstride.training import losses_and_metrics, plots
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
@@ -246,7 +247,14 @@ def test_the_configuration_of_the_release_is_what_ran():
     model = gin.get_configurable("resnet.resnet18")(filters=4)
     head = model.layers[-1]
     assert head.activation is keras.activations.softmax
-    assert float(head.kernel_regularizer.l2) == pytest.approx(5e-4)
+    for regularizer in (head.kernel_regularizer, head.bias_regularizer):
+        assert float(regularizer.l2) == pytest.approx(5e-4)
+    learned = [
+        layer.name
+        for layer in model._flatten_layers()
+        if isinstance(layer, pooling.DiffStride)
+    ]
+    assert len(learned) == 4 and learned[0].startswith("stem")
     assert not losses_and_metrics.cross_entropy(model, 10).from_logits
     optimizer = keras.optimizers.SGD(schedule)
     config = optimizer.get_config()["learning_rate"]

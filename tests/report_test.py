@@ -264,10 +264,15 @@ def test_complexity_and_strides(folder):
     ],
 )
 def test_initial_strides_are_those_of_the_slots(options, expected):
-    config = ["train.model = @resnet.resnet18", "resnet18.strides = [1,2,3,4]"]
-    config += [f"resnet18.{option}" for option in options]
-    run = FinishedRun("", {}, 1, None, [{}], config)
-    assert run.initial == [[float(s)] * 2 for s in expected]
+    options = [f"resnet18.{option}" for option in options]
+    for strides in ("[1, 2, 3, 4]", "'1, 2, 3, 4'"):
+        config = [
+            "train.model = @resnet.resnet18",
+            f"resnet18.strides = {strides}",
+            *options,
+        ]
+        run = FinishedRun("", {}, 1, None, [{}], config)
+        assert run.initial == [[float(s)] * 2 for s in expected]
 
 
 def test_files_of_a_report(folder, monkeypatch, capsys):

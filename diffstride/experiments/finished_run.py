@@ -85,6 +85,8 @@ class FinishedRun:
         """Configured strides of the downsampling layers, or None."""
         model = str(self.parameter("train.model", "")).split(".")[-1]
         strides = self.parameter(f"{model}.strides")
+        if isinstance(strides, str):  # As in the 2022 release: "1, 2, 2".
+            strides = ast.literal_eval(f"[{strides}]")
         if not isinstance(strides, (list, tuple)):
             return None
         if model.lower().startswith("resnet"):
