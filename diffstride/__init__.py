@@ -1,5 +1,9 @@
 """Learned strides and learned temporal resolution for Keras."""
 
+import warnings
+
+import keras
+
 # A saved model loads where all that it may hold has been imported.
 from diffstride.analysis.resolution import summary
 from diffstride.layers.diffres import DiffRes
@@ -38,6 +42,14 @@ from diffstride.training.refresh_sizes import RefreshSizes
 from diffstride.training.stride_history import StrideHistory
 
 __version__ = "0.1.0"
+
+_KERAS_MAJOR = 3
+if int(keras.version().split(".")[0]) > _KERAS_MAJOR:
+    warnings.warn(
+        f"diffstride {__version__} was tested with Keras {_KERAS_MAJOR}. "
+        f"Installed: Keras {keras.version()}. It may work, and it may not.",
+        stacklevel=2,
+    )
 
 __all__ = [
     "AvgMaxPool",

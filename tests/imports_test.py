@@ -83,6 +83,14 @@ def test_few_modules_know_gin():
     }
 
 
+def test_a_module_has_one_idea():
+    lengths = {
+        path.name: len(path.read_text().splitlines())
+        for path in PACKAGE.rglob("*.py")
+    }
+    assert {n: lines for n, lines in lengths.items() if lines > 400} == {}
+
+
 TRAINING = """
 import sys
 for name in ["tensorflow", "tensorflow_datasets", "tensorboard"]:
@@ -107,3 +115,14 @@ def test_training_under_jax_needs_no_tensorflow():
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == "trained"
+
+
+def test_an_unknown_keras_is_warned_about():
+    program = (
+        "import warnings, keras; keras.version = lambda: '4.0.0';"
+        "warnings.simplefilter('error', UserWarning); import diffstride"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True
+    )
+    assert "Installed: Keras 4.0.0" in result.stderr
