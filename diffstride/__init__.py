@@ -38,6 +38,7 @@ from diffstride.training import (  # noqa: F401
     schedules,
 )
 from diffstride.training.average_precision import MeanAveragePrecision
+from diffstride.training.macs_budget import MacsBudget
 from diffstride.training.refresh_sizes import RefreshSizes
 from diffstride.training.stride_history import StrideHistory
 
@@ -64,6 +65,7 @@ __all__ = [
     "FixedSpectralPooling1D",
     "FixedSpectralPooling3D",
     "LogMelSpectrogram",
+    "MacsBudget",
     "MeanAveragePrecision",
     "RefreshSizes",
     "SpatialPooling",

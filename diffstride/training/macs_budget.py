@@ -1,0 +1,95 @@
+"""A callback that keeps what a model costs at a given number of operations."""
+
+import keras
+
+from diffstride.analysis.budget import StrideCosts, check_target
+from diffstride.validation import check_positive_integer
+
+
+class MacsBudget(keras.callbacks.Callback):
+    """Lets strides learn under a budget of operations.
+
+    The loss decides where a network works at which resolution, and the budget
+    what that costs in all: before training, before each validation and, if you
+    like, every so many steps, the strides move together to where the network
+    costs `target_macs`. Operations are counted at the sizes that the maps have,
+    those of the spectral layers included.
+
+    What stands below many layers moves most. See `diffstride.analysis.budget`.
+
+    Args:
+        target_macs: number of multiply-accumulate operations for one example;
+            below 100, a ratio to those of the model when training begins.
+        input_shape: shape of an example, without the batch. Defaults to that of
+            the model's input.
+        every: `"epoch"`, or an integer: a number of training steps. Strides
+            that move fast leave the budget far behind within an epoch.
+
+    Attributes:
+        macs: operations of the model when they were last counted.
+
+    Example:
+
+    >>> model = keras.Sequential(
+    ...     [
+    ...         keras.Input((16, 16, 1)),
+    ...         DiffStride(2, norm="forward", ramp="inside"),
+    ...         keras.layers.Conv2D(8, 3, padding="same", activation="relu"),
+    ...         keras.layers.GlobalAveragePooling2D(),
+    ...     ]
+    ... )
+    >>> model.compile("sgd", "mse")
+    >>> budget = MacsBudget(target_macs=0.5)
+    >>> x, y = np.ones((4, 16, 16, 1)), np.zeros((4, 8))
+    >>> _ = model.fit(x, y, callbacks=[budget, RefreshSizes()], verbose=0)
+    >>> abs(budget.macs / budget.target - 1) < 0.1
+    True
+    """
+
+    def __init__(self, target_macs, input_shape=None, every="epoch"):
+        super().__init__()
+        self.target_macs = target_macs
+        self.input_shape = input_shape
+        if every != "epoch":
+            every = check_positive_integer(every, "every")
+        self.every = every
+        self.target = None
+        self.macs = None
+        self._costs = None
+        self._steps = 0
+        self._is_fitting = False
+        self._is_kept = False
+
+    def on_train_begin(self, logs=None):
+        self._costs = StrideCosts(self.model, self.input_shape)
+        if self.target is None:
+            self.target = check_target(self.target_macs, self._costs)
+        self._is_fitting = True
+        self._keep()
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._is_kept = False
+        self._steps += 1
+        if self.every != "epoch" and self._steps % self.every == 0:
+            if keras.backend.backend() == "jax":
+                # The variables lag behind the state of the training step.
+                self.model.jax_state_sync()
+            self._keep()
+
+    def on_test_begin(self, logs=None):
+        # So that what is validated is what is kept.
+        if self._is_fitting and not self._is_kept:
+            self._keep()
+
+    def on_epoch_end(self, epoch, logs=None):
+        if not self._is_kept:
+            self._keep()
+        if logs is not None:
+            logs["macs"] = self.macs
+
+    def on_train_end(self, logs=None):
+        self._is_fitting = False
+
+    def _keep(self):
+        self.macs = self._costs.move_to(self.target)
+        self._is_kept = True
