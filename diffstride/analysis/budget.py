@@ -77,7 +77,8 @@ class StrideCosts:
 
     def count(self, strides=None):
         """Operations of the model, at these strides or those of now."""
-        return self.costs(self.strides if strides is None else strides).sum()
+        strides = self.strides if strides is None else strides
+        return float(self.costs(strides).sum())
 
     def exponents(self, strides):
         """How the operations of each call depend on each stride.
