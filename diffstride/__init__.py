@@ -32,6 +32,7 @@ from diffstride.models import (  # noqa: F401
 )
 from diffstride.surgery.freeze import freeze
 from diffstride.surgery.learn_strides import learn_strides
+from diffstride.surgery.recalibrate import recalibrate
 from diffstride.surgery.to_integer_strides import to_integer_strides
 from diffstride.training import (  # noqa: F401
     losses_and_metrics,
@@ -74,6 +75,7 @@ __all__ = [
     "StrideHistory",
     "freeze",
     "learn_strides",
+    "recalibrate",
     "summary",
     "to_integer_strides",
 ]
