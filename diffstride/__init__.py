@@ -42,6 +42,7 @@ from diffstride.training.average_precision import MeanAveragePrecision
 from diffstride.training.macs_budget import MacsBudget
 from diffstride.training.refresh_sizes import RefreshSizes
 from diffstride.training.stride_history import StrideHistory
+from diffstride.training.stride_rate import set_stride_rate
 
 __version__ = "0.1.0"
 
@@ -76,6 +77,7 @@ __all__ = [
     "freeze",
     "learn_strides",
     "recalibrate",
+    "set_stride_rate",
     "summary",
     "to_integer_strides",
 ]

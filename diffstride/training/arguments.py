@@ -121,6 +121,16 @@ _MUST_BE = {
             and all(_is_function(each, keras.Metric) for each in value)
         ),
     ),
+    "target_macs": (
+        "a positive number, or None",
+        lambda value: (
+            value is None or is_number(value) and 0 < value < math.inf
+        ),
+    ),
+    "stride_rate": (
+        "a finite number of 0 or more",
+        lambda value: is_number(value) and 0 <= value < math.inf,
+    ),
     "complexity_weight": (
         "a finite number of 0 or more",
         lambda value: is_number(value) and 0 <= value < math.inf,

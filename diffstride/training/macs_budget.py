@@ -1,6 +1,7 @@
 """A callback that keeps what a model costs at a given number of operations."""
 
 import keras
+from keras import ops
 
 from diffstride.analysis.budget import StrideCosts, check_target
 from diffstride.validation import check_positive_integer
@@ -65,7 +66,10 @@ class MacsBudget(keras.callbacks.Callback):
         if self.target is None:
             self.target = check_target(self.target_macs, self._costs)
         self._is_fitting = True
-        self._keep()
+        # An interrupted training goes on with the strides that it had.
+        self._steps = int(ops.convert_to_numpy(self.model.optimizer.iterations))
+        if not self._steps:
+            self._keep()
 
     def on_train_batch_end(self, batch, logs=None):
         self._is_kept = False

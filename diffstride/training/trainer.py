@@ -5,6 +5,7 @@ import sys
 
 import keras
 
+from diffstride.analysis.budget import StrideCosts, check_target
 from diffstride.analysis.complexity import add_complexity_loss
 from diffstride.analysis.keras_graph import sublayers
 from diffstride.training import (
@@ -16,8 +17,10 @@ from diffstride.training import (
     termination,
 )
 from diffstride.training.arguments import check
+from diffstride.training.macs_budget import MacsBudget
 from diffstride.training.refresh_sizes import RefreshSizes
 from diffstride.training.run import Run
+from diffstride.training.stride_rate import set_stride_rate
 from diffstride.training.workdir import (
     Configuration,
     check_configuration,
@@ -38,6 +41,8 @@ def train(
     loss=None,
     metrics=None,
     complexity_weight=0.0,
+    target_macs=None,
+    stride_rate=1.0,
     dtype_policy="float32",
     jit_compile="auto",
     deterministic=False,
@@ -86,6 +91,10 @@ def train(
             accuracy, and top-5 accuracy with more than five classes.
         complexity_weight: number. Factor of the complexity in the loss (λ in
             Eq. 6), where there are strides to learn.
+        target_macs: number or None. Multiply-accumulates that an example is to
+            cost, or, below 100, a ratio to those of the model at its start:
+            strides learn under this budget (see `MacsBudget`).
+        stride_rate: number. Factor of the learning rate for strides.
         dtype_policy: string. `"mixed_bfloat16"` and `"mixed_float16"` train in
             mixed precision, the latter with a loss scale that adapts itself.
         jit_compile: boolean or `"auto"`. Whether XLA compiles the model, as in
@@ -157,7 +166,7 @@ def train(
         if callable(rate) and not is_schedule:
             rate = rate(steps_per_epoch=data.train_steps, num_epochs=num_epochs)
         network.compile(
-            optimizer=_build_optimizer(optimizer, rate, network),
+            optimizer=_build_optimizer(optimizer, rate, network, stride_rate),
             loss=losses_and_metrics.build_loss(
                 network, data.num_classes, data.is_multi_label, loss
             ),
@@ -173,6 +182,10 @@ def train(
         network.optimizer.build(network.trainable_variables)
     if complexity_weight:
         add_complexity_loss(network, complexity_weight)
+    if target_macs is not None:
+        costs = StrideCosts(network, data.input_shape)
+        budget = MacsBudget(check_target(target_macs, costs), data.input_shape)
+        callbacks = [budget, *callbacks]
 
     run = Run(
         network,
@@ -210,8 +223,10 @@ def train(
     return run.progress.history
 
 
-def _build_optimizer(optimizer, rate, model):
+def _build_optimizer(optimizer, rate, model, stride_rate):
     optimizer = optimizer(learning_rate=rate)
+    if stride_rate != 1:
+        set_stride_rate(optimizer, stride_rate)
     if optimizer.weight_decay:
         optimizer.exclude_from_weight_decay(
             var_list=[v for v in model.trainable_variables if len(v.shape) < 2]

@@ -1,0 +1,45 @@
+"""A learning rate of their own for strides."""
+
+import math
+
+from diffstride.validation import is_number
+
+
+def set_stride_rate(optimizer, factor):
+    """Lets an optimizer move strides faster, or slower, than other weights.
+
+    Strides have few steps to go a long way: from 2 to 1 or to 4, at the
+    learning rate that suits weights of size 0.1. In short trainings they
+    otherwise end about where they began.
+
+    Args:
+        optimizer: a Keras optimizer. It is changed.
+        factor: number of 0 or more, by which its learning rate is multiplied
+            for the weights named `strides`.
+
+    Returns:
+        The optimizer.
+
+    Example:
+
+    >>> model = keras.Sequential(
+    ...     [keras.Input((16, 16, 1)), DiffStride(2), keras.layers.ReLU()]
+    ... )
+    >>> model.compile(set_stride_rate(keras.optimizers.Adam(), 10), "mse")
+    """
+    if not is_number(factor) or not 0 <= factor < math.inf:
+        raise ValueError(
+            "`factor` must be a finite number of 0 or more. "
+            f"Received: factor={factor}"
+        )
+    # An optimizer that scales the loss leaves the step to one inside.
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    update_step = inner.update_step
+
+    def update_step_of(gradient, variable, learning_rate):
+        if variable.name == "strides":
+            learning_rate = learning_rate * factor
+        return update_step(gradient, variable, learning_rate)
+
+    inner.update_step = update_step_of
+    return optimizer

@@ -1,0 +1,62 @@
+"""Strides that learn at a rate of their own."""
+
+import keras
+import numpy as np
+import pytest
+
+from diffstride import DiffStride, RefreshSizes, set_stride_rate
+
+
+def moved(optimizer):
+    """How far strides and kernels move in one step."""
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential(
+        [
+            keras.Input((16, 16, 2)),
+            keras.layers.Conv2D(2, 3),
+            DiffStride(2, norm="forward", smoothness_factor=2),
+            keras.layers.ReLU(),
+            keras.layers.GlobalAveragePooling2D(),
+        ]
+    )
+    model.compile(optimizer, "mse")
+    before = [np.array(weight) for weight in model.trainable_weights]
+    x = np.random.default_rng(0).normal(size=(8, 16, 16, 2))
+    model.fit(
+        x, np.ones((8, 2)), epochs=1, callbacks=[RefreshSizes()], verbose=0
+    )
+    after = [np.array(weight) for weight in model.trainable_weights]
+    return {
+        weight.name: new - old
+        for weight, old, new in zip(
+            model.trainable_weights, before, after, strict=True
+        )
+    }
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: keras.optimizers.SGD(0.01, momentum=0.9),
+        lambda: keras.optimizers.Adam(0.001),
+        lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.01)),
+    ],
+)
+def test_strides_alone_move_further(make):
+    plain, faster = moved(make()), moved(set_stride_rate(make(), 5))
+    assert np.abs(plain["strides"]).min() > 0
+    np.testing.assert_allclose(
+        faster["strides"], 5 * plain["strides"], rtol=1e-3
+    )
+    np.testing.assert_allclose(faster["kernel"], plain["kernel"], rtol=1e-5)
+
+
+def test_zero_holds_strides():
+    optimizer = set_stride_rate(keras.optimizers.SGD(0.1), 0)
+    assert (moved(optimizer)["strides"] == 0).all()
+
+
+@pytest.mark.parametrize("factor", [-1, float("nan"), "2", True])
+def test_other_factors_are_refused(factor):
+    with pytest.raises(ValueError, match="0 or more"):
+        set_stride_rate(keras.optimizers.SGD(), factor)
