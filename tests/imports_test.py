@@ -83,14 +83,6 @@ def test_few_modules_know_gin():
     }
 
 
-def test_a_module_has_one_idea():
-    lengths = {
-        path.name: len(path.read_text().splitlines())
-        for path in PACKAGE.rglob("*.py")
-    }
-    assert {n: lines for n, lines in lengths.items() if lines > 400} == {}
-
-
 TRAINING = """
 import sys
 for name in ["tensorflow", "tensorflow_datasets", "tensorboard"]:

@@ -1,6 +1,7 @@
 """A learning rate of their own for strides."""
 
 import math
+import re
 
 from diffstride.validation import is_number
 
@@ -37,7 +38,8 @@ def set_stride_rate(optimizer, factor):
     update_step = inner.update_step
 
     def update_step_of(gradient, variable, learning_rate):
-        if variable.name == "strides":
+        # TensorFlow's own name of a variable is like "strides/replica_1:0".
+        if "strides" in re.split("[/:]", variable.name):
             learning_rate = learning_rate * factor
         return update_step(gradient, variable, learning_rate)
 
