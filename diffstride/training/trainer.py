@@ -223,7 +223,7 @@ def train(
     return run.progress.history
 
 
-def _build_optimizer(optimizer, rate, model, stride_rate):
+def _build_optimizer(optimizer, rate, model, stride_rate=1.0):
     optimizer = optimizer(learning_rate=rate)
     if stride_rate != 1:
         set_stride_rate(optimizer, stride_rate)
