@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from diffstride.analysis.keras_graph import sublayers
 from diffstride.analysis.learned_layers import learned_layers
 from diffstride.analysis.operations import layer_costs
 
@@ -64,7 +65,7 @@ def summary(model, input_shape=None, print_fn=print):
     """
     strides = {
         layer.name: ", ".join(f"{float(s):.2f}" for s in _strides(layer))
-        for layer in model._flatten_layers(include_self=False)
+        for layer in sublayers(model)
         if _strides(layer) is not None
     }
     rows = [("Layer", "Strides", "Output", "MACs")]
