@@ -167,6 +167,7 @@ def release(x, weights, strides, id_only, num_layers, pool):
     Args:
         weights: arrays by their names.
         strides: one pair for the stem and one for each block.
+        num_layers: one number for each block.
         pool: None, or function of a map, strides and the name of a slot.
     """
 
@@ -178,7 +179,7 @@ def release(x, weights, strides, id_only, num_layers, pool):
 
     x = downsample(x, "stem_convolution/kernel", strides[0], "stem_pooling")
     for i, block_strides in enumerate(strides[1:]):
-        for j in range(num_layers):
+        for j in range(num_layers[i]):
             name = f"block{i + 1}_layer{j + 1}"
             x_raw = x
             x = rectify(normalize(x, weights, f"{name}/normalization1"))
@@ -231,20 +232,23 @@ def test_release_equals_numpy(pooling_cls, strides):
         strides=strides,
         num_output_classes=3,
         id_only=(0,),
+        num_layers=(1, 2, 1),
         pooling_cls=pooling_cls,
         input_shape=(12, 14, 2),
     )
     randomize(model)
-    weights = {
-        short_name(weight): to_numpy(weight).astype("float64")
-        for weight in model.weights
-    }
-    assert len(weights) == len(model.weights)
+    trained = model.trainable_variables
+    tensors = {short_name(weight): weight for weight in model.weights}
+    assert len(tensors) == len(model.weights)
+    tensors["images"] = images(2, 12, 14, 2)
+    values = {n: to_numpy(t).astype("float64") for n, t in tensors.items()}
     learned = {
         name.split("/")[-2]: value
-        for name, value in weights.items()
+        for name, value in values.items()
         if name.endswith("strides")
     }
+    # The stem and two blocks have a slot.
+    assert len(learned) == 3 * isinstance(pooling_cls, functools.partial)
 
     def learned_pool(x, strides, slot, weights):
         (name,) = (n for n in weights if n.endswith(f"{slot}/strides"))
@@ -256,37 +260,32 @@ def test_release_equals_numpy(pooling_cls, strides):
             crop_strides=learned[slot],
         )(x)
 
-    def expected(x, weights):
+    def expected(values):
         pool = {None: None, FixedSpectralPooling: spectral_pool}.get(
-            pooling_cls, functools.partial(learned_pool, weights=weights)
+            pooling_cls, functools.partial(learned_pool, weights=values)
         )
-        return release(x, weights, strides, (0,), 2, pool)
-
-    x = images(2, 12, 14, 2)
-    upstream = images(2, 3)
+        return release(values["images"], values, strides, (0,), (1, 2, 1), pool)
 
     def function(x, *trainable):
         fixed = [weight.value for weight in model.non_trainable_variables]
         return model.stateless_call(trainable, fixed, x)[0]
 
-    arguments = [x, *map(to_numpy, model.trainable_variables)]
-    y, found = value_and_gradients(function, arguments, upstream)
-    np.testing.assert_allclose(
-        y, expected(x, weights), rtol=1e-4, atol=1e-4 * np.abs(y).max()
+    names = ["images", *map(short_name, trained)]
+    upstream = images(2, 3)
+    y, found = value_and_gradients(
+        function, [to_numpy(tensors[name]) for name in names], upstream
     )
-    names = [short_name(weight) for weight in model.trainable_variables]
-    assert bool(learned) == (pooling_cls not in (None, FixedSpectralPooling))
+    np.testing.assert_allclose(
+        y, expected(values), rtol=1e-4, atol=1e-4 * np.abs(y).max()
+    )
     rng = np.random.default_rng(3)
-    for name, gradient in zip(names, found[1:], strict=True):
-        # The slope along a random direction in the space of each weight.
-        direction = rng.normal(size=weights[name].shape)
+    for name, gradient in zip(names, found, strict=True):
+        # The slope along a random direction in the space of each argument.
+        direction = rng.normal(size=values[name].shape)
         up, down = (
             np.sum(
                 upstream
-                * expected(
-                    x.astype("float64"),
-                    {**weights, name: weights[name] + step * direction},
-                )
+                * expected({**values, name: values[name] + step * direction})
             )
             for step in (1e-6, -1e-6)
         )
@@ -377,7 +376,8 @@ def test_layer_equals_numpy(pooling_cls, project, options):
 
 
 def test_the_stem_has_a_slot():
-    model = tiny(FixedSpectralPooling, strides=(1.5, 1, 2.5), kernel_size=5)
+    with keras.StatelessScope(initialize_variables=False):
+        model = tiny(FixedSpectralPooling, strides=(1.5, 1, 2.5), kernel_size=5)
     assert model.get_layer("stem_pooling").output.shape == (None, 10, 10, 5)
     assert model.get_layer("block2").output.shape == (None, 4, 4, 5)
     # Its kernel has 3x3 points, whatever those of the blocks have.
@@ -387,14 +387,15 @@ def test_the_stem_has_a_slot():
 
 
 def test_blocks_without_a_projection_are_given_by_index():
-    model = Resnet(
-        filters=(4, 4, 4, 4),
-        strides=(1, 2, 2, 2),
-        num_layers=1,
-        id_only=[0, 2],
-        pooling_cls=DiffStride,
-        input_shape=(32, 32, 3),
-    )
+    with keras.StatelessScope(initialize_variables=False):
+        model = Resnet(
+            filters=(4, 4, 4, 4),
+            strides=(1, 2, 2, 2),
+            num_layers=1,
+            id_only=[0, 2],
+            pooling_cls=DiffStride,
+            input_shape=(32, 32, 3),
+        )
     assert slots(model) == ["stem_pooling", "block2_layer1_pooling"]
     projects = [block.layers[0].project for block in model.layers[2:5]]
     assert projects == [False, True, False]
@@ -437,13 +438,14 @@ def test_projections_with_equal_channels():
 
 def test_the_three_variants_of_resnet18():
     def found(**options):
-        model = resnet18(
-            [1, 2, 2, 2, 2],
-            filters=2,
-            pooling_cls=DiffStride,
-            input_shape=(64, 64, 3),
-            **options,
-        )
+        with keras.StatelessScope(initialize_variables=False):
+            model = resnet18(
+                [1, 2, 2, 2, 2],
+                filters=2,
+                pooling_cls=DiffStride,
+                input_shape=(64, 64, 3),
+                **options,
+            )
         return slots(model)
 
     shortcuts = [f"block{i}_layer1_pooling" for i in (2, 3, 4)]

@@ -131,7 +131,7 @@ def test_npz_files_need_no_tensorflow(tmp_path):
     )
     (row,) = map(json.loads, (tmp_path / "history.jsonl").open())
     assert row["compilations"] == 1
-    assert row["sizes"]["block1_layer1_pooling"] == [16, 16]
+    assert row["sizes"]["stem_pooling"] == [16, 16]
     assert (tmp_path / "model.keras").exists()
 
 
