@@ -198,6 +198,8 @@ def test_a_vector_has_no_resolution():
     assert float(model_complexity(model)) == pytest.approx(1 / 4 + 1 / 16)
 
 
+# Slow to build under JAX; the order is not a matter of the backend.
+@pytest.mark.tensorflow
 def test_audio_tagger_multiplies_in_order_of_the_calls():
     model = audio_tagger(
         num_output_classes=2,

@@ -1,1 +1,1 @@
-"""What a model costs, and what it lets pass."""
+"""Costs of a model (Eq. 6, operations) and cut-off frequencies of strides."""
