@@ -556,6 +556,7 @@ def test_curves_of_loss_and_accuracy(folder):
                         scale * np.mean(histories, axis=0)
                     )
             assert len(panel.collections) == 2  # A band for each method.
+            assert all(tick % 1 == 0 for tick in panel.get_xticks())
 
 
 def test_the_report_has_the_accuracy_of_training(folder):

@@ -5,6 +5,7 @@ import statistics
 from diffstride.experiments.drawing import (
     Drawing,
     colors,
+    count_epochs,
     legend_above,
     logarithmic,
     new_figure,
@@ -78,6 +79,7 @@ def _by_epoch(folder, metric, name):
                     )
         if len(shown) > 1:
             panel.set_title(title, fontsize="small")
+        count_epochs(panel)
         panel.grid(alpha=0.3)
         panel.tick_params(labelbottom=True)
     if metric.lower_is_better and min(values) > 0:
@@ -133,6 +135,7 @@ def diffres_curves(groups):
             panel.plot(epochs, means, color=color[name], label=name)
         panel.set_title(key.replace("_", " "), fontsize="medium")
         panel.set_xlabel("epoch")
+        count_epochs(panel)
         panel.set_ylim(bottom=0)
         panel.grid(alpha=0.3)
     legend_above(figure, panels)

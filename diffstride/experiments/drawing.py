@@ -46,6 +46,11 @@ def logarithmic(axis):
     axis.set_minor_formatter(ticker.NullFormatter())
 
 
+def count_epochs(panel):
+    """Whole numbers along the lower axis."""
+    panel.xaxis.set_major_locator(ticker.MaxNLocator(6, integer=True))
+
+
 def colors(labels):
     """A color for each label; different ones for as many as there are."""
     labels = list(labels)

@@ -7,6 +7,7 @@ import numpy as np
 from diffstride.experiments.drawing import (
     Drawing,
     colors,
+    count_epochs,
     legend_above,
     logarithmic,
     new_figure,
@@ -43,6 +44,7 @@ def strides_by_epoch(groups):
                         linewidth=widths[layer],
                     )
         panel.set_title(name, fontsize="small")
+        count_epochs(panel)
         panel.grid(alpha=0.3)
         panel.tick_params(labelbottom=True)
     figure.supxlabel("epoch")

@@ -24,6 +24,7 @@ def plot_strides(strides_by_epoch, path, axis_names=IMAGE_AXES):
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
     except ImportError:
         logging.warning("No plot of the strides without matplotlib.")
         return False
@@ -47,6 +48,7 @@ def plot_strides(strides_by_epoch, path, axis_names=IMAGE_AXES):
                 lines.setdefault(axis_names[axis], line)
         panel.set_title(name, fontsize="small")
         panel.grid(alpha=0.3)
+        panel.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         # The panels below it may be missing.
         panel.tick_params(labelbottom=index + columns >= len(names))
     if lines:
