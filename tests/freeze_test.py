@@ -395,6 +395,20 @@ def test_tensors_beside_the_weights_become_arrays():
 
 
 @pytest.mark.tensorflow
+def test_a_model_inside_that_takes_any_size_is_exported(tmp_path):
+    inner = keras.Sequential([keras.Input((None, None, 2)), DiffStride(2)])
+    inputs = keras.Input((16, 12, 2))
+    model = train_a_little(keras.Model(inputs, inner(inputs)))
+    frozen = freeze(model)
+    frozen.export(tmp_path / "exported", verbose=False)
+    reloaded = keras.layers.TFSMLayer(tmp_path / "exported")
+    x = images(2, 16, 12, 2)
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(reloaded(x)), outputs(model, x), atol=1e-5
+    )
+
+
+@pytest.mark.tensorflow
 def test_a_frozen_model_is_exported_before_it_is_called(tmp_path):
     pytest.importorskip("tf2onnx")
     runtime = pytest.importorskip("onnxruntime")

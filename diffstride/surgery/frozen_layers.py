@@ -46,7 +46,9 @@ class BaseFrozenDiffStride(BaseDiffStride):
             float(stride) for stride in self._initial_strides[:count]
         ]
         self._strides = np.array(self.learned_strides, "float32")
+        # The filters for each tuple of sizes; None until they are arrays.
         self._kept_filters = {}
+        self._is_kept = False
 
     @property
     def strides(self):
@@ -56,26 +58,19 @@ class BaseFrozenDiffStride(BaseDiffStride):
         pass
 
     def _output_sizes(self, sizes):
-        if None not in sizes:
-            self._kept_filters.setdefault(sizes)
+        self._note(sizes)
         return super()._output_sizes(sizes)
 
     def _filters(self, sizes):
-        self.check_sizes(sizes)
-        return self._kept_filters.get(sizes) or super()._filters(sizes)
+        # Sizes may be unknown even in a frozen model: TensorFlow saves a model
+        # inside of another also on its own, for any size that it takes.
+        self._note(sizes)
+        kept = self._kept_filters.get(sizes) if _are_known(sizes) else None
+        return kept or super()._filters(sizes)
 
-    def check_sizes(self, sizes=None):
-        """Raises an error if sizes are unknown: these, or all met so far."""
-        if sizes is None:
-            if self._kept_filters:
-                return
-            sizes = (None,) * self.rank
-        if not all(isinstance(size, int) for size in sizes):
-            raise ValueError(
-                "`input_shape` must be given to `diffstride.freeze`: a frozen "
-                "layer needs inputs of known sizes. "
-                f"Received: sizes {sizes} in layer '{self.name}'"
-            )
+    def _note(self, sizes):
+        if not self._is_kept and _are_known(sizes):
+            self._kept_filters.setdefault(sizes)
 
     def keep_filters(self):
         """Makes arrays of the filters of all sizes that were met so far.
@@ -87,6 +82,16 @@ class BaseFrozenDiffStride(BaseDiffStride):
             self._kept_filters[sizes] = tree.map_structure(
                 lambda x: ops.convert_to_numpy(x) if ops.is_tensor(x) else x,
                 tuple(self._filters(sizes)),
+            )
+        self._is_kept = True
+
+    def check_sizes(self):
+        """Raises an error if the layer has met no known sizes so far."""
+        if not self._kept_filters:
+            raise ValueError(
+                "`input_shape` must be given to `diffstride.freeze`: a frozen "
+                "layer needs inputs of known sizes. "
+                f"Received: sizes {(None,) * self.rank} in layer '{self.name}'"
             )
 
     def refresh_sizes(self):
@@ -106,6 +111,10 @@ class BaseFrozenDiffStride(BaseDiffStride):
             "strides": self._first_strides,
             "learned_strides": self.learned_strides,
         }
+
+
+def _are_known(sizes):
+    return all(isinstance(size, int) for size in sizes)
 
 
 @register
