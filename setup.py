@@ -28,7 +28,8 @@ EXPORT = [
     "onnxruntime>=1.20",
     "tf2onnx>=1.16.1",
 ]
-JAX = ["jax>=0.4.30"]
+# Several processes that train together need this version.
+JAX = ["jax>=0.5.3"]
 PLOT = ["matplotlib>=3.7"]
 RAY = ["ray>=2.9"]
 TENSORBOARD = ["tensorboard>=2.18"]

@@ -143,6 +143,19 @@ def free_port():
             return int(port)
 
 
+def test_processes_of_a_cluster_find_one_another(monkeypatch):
+    assert not processes._is_in_cluster()
+    for name, alone, several in [
+        ("SLURM_STEP_NUM_TASKS", "1", "4"),
+        ("OMPI_COMM_WORLD_SIZE", "1", "2"),
+        ("TPU_WORKER_HOSTNAMES", "host0", "host0,host1"),
+    ]:
+        with monkeypatch.context() as patch:
+            for value in (alone, several):
+                patch.setenv(name, value)
+                assert processes._is_in_cluster() == (value == several)
+
+
 def slurm_environment(port, count, index):
     return {
         "SLURM_JOB_ID": str(port - 61440),

@@ -183,7 +183,7 @@ def _replicas():
     distribution = keras.distribution.distribution()
     if distribution is None:
         return 1
-    return distribution.num_model_replicas // process_count()
+    return distribution.device_mesh.devices.size // process_count()
 
 
 def divide(data):

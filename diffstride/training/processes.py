@@ -5,6 +5,7 @@ the same weights, and the first one alone writes.
 """
 
 import contextlib
+import inspect
 import os
 import sys
 import traceback
@@ -53,23 +54,25 @@ def joined(coordinator_address=None, process_count=None, process_index=None):
 
     It waits for the others. Arguments left out are taken from the environment:
     from Keras's `KERAS_DISTRIBUTION_JOB_ADDRESSES`, `..._NUM_PROCESSES` and
-    `..._PROCESS_ID`, or from Slurm within a step of several tasks. Where there
-    are none, the process trains by itself.
+    `..._PROCESS_ID`, or from what JAX detects: Slurm, within a step of several
+    tasks, Open MPI and pods of TPUs. Where there are none, the process trains
+    by itself.
 
     An error of one process is the end of all: it leaves at once, and the
     others notice within about a minute.
 
     Args:
         coordinator_address: string. Host and port of the first process, the
-            same for all.
+            same for all; or `"auto"`, to let JAX detect all three in any
+            cluster that it knows.
         process_count: integer. Number of processes.
         process_index: integer. Number of this one, from 0.
     """
     settings = _settings(coordinator_address, process_count, process_index)
     address, count, index = settings
-    in_slurm = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1
     asked = any(setting is not None for setting in settings)
-    if count == 1 or not (asked or (in_slurm and _on_jax())):
+    detected = _on_jax() and _is_in_cluster()
+    if count == 1 or not (asked or detected):
         yield
         return
     if not _on_jax():
@@ -77,16 +80,20 @@ def joined(coordinator_address=None, process_count=None, process_index=None):
             "Several processes train together with KERAS_BACKEND=jax only. "
             f"Received: process_count={count}, process_index={index}"
         )
-    if None in settings and not in_slurm:
+    if address == "auto":
+        settings = (None, count, index)
+    elif None in settings and not detected:
         raise ValueError(
             "`coordinator_address`, `process_count` and `process_index` must "
-            "be given together. Received: "
-            f"coordinator_address={address!r}, process_count={count}, "
-            f"process_index={index}"
+            "be given together, or 'auto' as `coordinator_address` where JAX "
+            f"detects them. Received: coordinator_address={address!r}, "
+            f"process_count={count}, process_index={index}"
         )
-    _jax().distributed.initialize(
-        *settings, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS
-    )
+    initialize, options = _jax().distributed.initialize, {}
+    # Before version 0.7 JAX has a fixed one.
+    if "heartbeat_timeout_seconds" in inspect.signature(initialize).parameters:
+        options["heartbeat_timeout_seconds"] = _HEARTBEAT_SECONDS
+    initialize(*settings, **options)
     try:
         yield
     except BaseException as error:
@@ -109,12 +116,22 @@ def _settings(*arguments):
     return address, *(n if n is None else int(n) for n in numbers)
 
 
+def _is_in_cluster():
+    """Whether this is one of several processes that JAX can find by itself."""
+    counts = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+    hosts = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")
+    return any(int(os.environ.get(name, 1)) > 1 for name in counts) or any(
+        "," in os.environ.get(name, "") for name in hosts
+    )
+
+
 def _leave(error):
     """Ends the process at once: an orderly end would wait for the others."""
     if isinstance(error, SystemExit):
         print(error.code, file=sys.stderr)
     else:
         traceback.print_exception(error)
+    if not str(error).startswith("Configuration error"):
         print(
             f"Process {process_index()} of {process_count()} ends: it failed, "
             "or it lost another one (see above). The others end within about a "
