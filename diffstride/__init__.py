@@ -5,6 +5,7 @@ import warnings
 import keras
 
 # A saved model loads where all that it may hold has been imported.
+from diffstride.analysis import stride_checks  # noqa: F401
 from diffstride.analysis.resolution import summary
 from diffstride.layers.diffres import DiffRes
 from diffstride.layers.frame_pooling import (

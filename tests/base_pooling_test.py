@@ -16,7 +16,6 @@ from diffstride import (
     FixedSpectralPooling1D,
     FixedSpectralPooling3D,
     SpatialPooling,
-    StrideConstraint,
 )
 from diffstride.training.refresh_sizes import RefreshSizes
 
@@ -200,9 +199,7 @@ def test_summary_names_layer_shape_and_weight():
 def moved_model(**arguments):
     """A model whose strides, and the sizes of its maps, are not the first."""
     model = sequential_model(**arguments)
-    layer = model.layers[0]
-    layer.strides.assign([2.25, 3.5])
-    assert layer.refresh_sizes() is False  # Nothing was built for it yet.
+    model.layers[0].strides.assign([2.25, 3.5])
     return model
 
 
@@ -228,16 +225,47 @@ def test_saved_models_give_the_same(arguments, tmp_path):
     np.testing.assert_array_equal(gradients.value(loaded, x), y)
 
 
-def test_sizes_are_saved_that_lag_behind_the_strides(tmp_path):
-    x = gradients.random((2, 12, 16, 2))
-    model = sequential_model(static_sizes=True)
-    # As in the middle of an epoch.
-    model.layers[0].strides.assign([2.25, 3.5])
-    y = gradients.value(model, x)
-    model.save(tmp_path / "model.keras")
-    loaded = keras.saving.load_model(tmp_path / "model.keras")
-    np.testing.assert_array_equal(gradients.value(loaded, x), y)
-    assert loaded.layers[0].refresh_sizes()
+def test_a_training_goes_on_with_the_sizes_that_it_had(tmp_path):
+    # In the middle of an epoch sizes lag behind the strides.
+    x, y = gradients.random((4, 12, 16, 2)), np.zeros((4, 1), "float32")
+    shapes = []
+
+    class SaveAndStop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 1:
+                self.model.save(tmp_path / "model.keras")
+                raise KeyboardInterrupt
+
+    class Probe(layers.Layer):
+        def call(self, inputs):
+            shapes.append(tuple(inputs.shape[1:3]))
+            return inputs
+
+    inputs = keras.Input((12, 16, 2))
+    x1 = Probe()(DiffStride((1.5, 2), 2, static_sizes=True)(inputs))
+    outputs = layers.Dense(1)(layers.GlobalMaxPooling2D()(x1))
+    model = keras.Model(inputs, outputs)
+    model.compile(keras.optimizers.Adam(0.6), "mse")
+    with pytest.raises(KeyboardInterrupt):
+        callbacks = [SaveAndStop(), RefreshSizes()]
+        model.fit(x, y, 1, verbose=0, callbacks=callbacks)
+    loaded = keras.saving.load_model(
+        tmp_path / "model.keras", custom_objects={"Probe": Probe}
+    )
+    # The outputs are those of the weights,
+    expected = gradients.value(model, x)
+    np.testing.assert_array_equal(gradients.value(loaded, x), expected)
+    now = shapes[-1]
+    # and training goes on with the sizes of the interrupted epoch.
+    for callbacks, expected in [([RefreshSizes()], (12, 12)), ([], now)]:
+        again = keras.saving.load_model(
+            tmp_path / "model.keras", custom_objects={"Probe": Probe}
+        )
+        again.compile("sgd", "mse")
+        shapes.clear()
+        again.fit(x, y, verbose=0, callbacks=callbacks)
+        assert shapes[-1] == expected
+    assert now != (12, 12)
 
 
 def test_weights_fit_static_and_dynamic_layers_alike(tmp_path):
@@ -283,7 +311,6 @@ def test_clone_model():
     assert clone.layers[0].get_config() == model.layers[0].get_config()
     assert clone.layers[0].strides is not model.layers[0].strides
     clone.set_weights(model.get_weights())
-    clone.layers[0].refresh_sizes()
     np.testing.assert_array_equal(
         gradients.value(clone, x), gradients.value(model, x)
     )
@@ -323,38 +350,18 @@ def test_mixed_precision(policy, symmetric):
         assert error < units * unit
 
 
-def test_stride_constraint():
-    strides = np.array([0.5, 2.0, 9.0], "float32")
-    for arguments, expected in [
-        ({}, [1, 2, 9]),
-        ({"lower_limit": 3.0}, [3, 3, 9]),
-        ({"upper_limit": 1.5}, [1, 1.5, 1.5]),
-        ({"lower_limit": [1.5, 2.5, 1.0], "upper_limit": 8.0}, [1.5, 2.5, 8]),
-        ({"lower_limit": 3.0, "upper_limit": 2.0}, [2, 2, 2]),
-    ]:
-        constraint = StrideConstraint(**arguments)
-        found = ops.convert_to_numpy(constraint(strides))
-        np.testing.assert_array_equal(found, expected)
-        assert found.dtype == "float32"
-        config = keras.saving.serialize_keras_object(constraint)
-        again = keras.saving.deserialize_keras_object(config)
-        assert (
-            again.get_config()
-            == constraint.get_config()
-            == {
-                "lower_limit": None,
-                "upper_limit": None,
-                **arguments,
-            }
-        )
-
-
 def test_strides_read_as_those_in_effect():
     for arguments, shape, expected in [
         ({"strides": 1}, (1, 16, 32, 1), [16 / 12, 32 / 28]),
         ({"strides": (1.5, 1)}, (1, 16, 32, 1), [1.5, 32 / 28]),
         ({"strides": 1}, (1, 4, 3, 1), [1, 1]),
-        ({"strides": 1}, (1, 5, None, 1), [5, 1]),
+        ({"strides": 1}, (1, 6, None, 1), [3, 1]),
+        # A window cannot be narrower than the first frequency.
+        ({"strides": 1}, (1, 5, None, 1), [2.5, 1]),
+        ({"strides": (100, 12)}, (1, 16, 32, 1), [8, 12]),
+        ({"strides": 100}, (1, 1, 3, 1), [1, 1.5]),
+        ({"strides": 100, "ramp": "inside"}, (1, 16, 9, 1), [8, 4.5]),
+        ({"strides": 100, "shared_stride": True}, (1, 32, 16, 1), [8]),
         ({"strides": 1, "ramp": "inside"}, (1, 16, 32, 1), [1, 1]),
         ({"strides": 1, "smoothness_factor": 0}, (1, 16, 32, 1), [1, 1]),
         (
@@ -369,12 +376,18 @@ def test_strides_read_as_those_in_effect():
         layer = DiffStride(**arguments)
         assert layer.strides == tuple(np.broadcast_to(arguments["strides"], 2))
         layer.build(shape)
-        np.testing.assert_allclose(strides_of(layer), expected, rtol=1e-6)
+        np.testing.assert_allclose(strides_of(layer), expected, rtol=2e-6)
         if arguments["strides"] == 1:
             # The optimizer does not take them below either.
             below = np.full(len(expected), 0.5, "float32")
             kept = ops.convert_to_numpy(layer.strides.constraint(below))
             np.testing.assert_allclose(kept, expected, rtol=1e-6)
+        if np.max(arguments["strides"]) == 100:
+            above = np.full(len(expected), 1000, "float32")
+            layer.strides.assign(above)
+            found = strides_of(layer)
+            expected = [e if e != 12 else 16 for e in expected]
+            np.testing.assert_allclose(found, expected, rtol=2e-6)
 
 
 def test_a_stride_at_its_limit_keeps_its_gradient():
@@ -396,6 +409,57 @@ def test_a_stride_at_its_limit_keeps_its_gradient():
     np.testing.assert_allclose(y, same, atol=1e-5)
     np.testing.assert_allclose(found, expected, rtol=1e-4)
     assert (np.abs(found) > 0.1).all()
+
+
+@pytest.mark.parametrize(
+    "ramp, size",
+    [
+        *[("outside", size) for size in (4, 5, 16)],
+        *[("inside", size) for size in (3, 4, 9, 16)],
+    ],
+)
+def test_a_stride_at_its_upper_limit_keeps_its_gradient(ramp, size):
+    # Beyond half the size nothing is left to crop.
+    for known in (True, False):
+        layer = DiffStride(40, 2, ramp=ramp, norm="forward")
+        layer.build((1, *((size, size) if known else (None, None)), 1))
+        limit = [size / 2] * 2
+        if known:
+            np.testing.assert_allclose(strides_of(layer), limit, rtol=2e-6)
+        x = gradients.random((1, size, size, 1))
+        y = gradients.apply(layer, x)
+        smaller = DiffStride(size / 2 - 0.001, 2, ramp=ramp, norm="forward")
+        slightly_larger = gradients.apply(smaller, x).shape
+        assert max(y.shape) <= max(slightly_larger)
+        _, (_, found) = gradients.value_and_gradients(
+            gradients.layer_function(layer),
+            [x, strides_of(layer)],
+            gradients.random(y.shape, seed=1),
+        )
+        assert (np.abs(ops.convert_to_numpy(found)) > 1e-3).all()
+
+
+def test_a_stride_of_two_on_a_map_of_four_points_learns():
+    layer = DiffStride(2, ramp="inside", norm="forward")
+    x = gradients.random((1, 4, 4, 1))
+    y = gradients.apply(layer, x)
+    assert y.shape == (1, 2, 2, 1)
+    _, (_, found) = gradients.value_and_gradients(
+        gradients.layer_function(layer),
+        [x, strides_of(layer)],
+        gradients.random(y.shape, seed=1),
+    )
+    found = ops.convert_to_numpy(found)
+    # The slope towards smaller strides, with the size held still.
+    change = 1e-3
+    smaller = DiffStride(
+        2 - change, ramp="inside", norm="forward", cropping=False
+    )
+    larger = DiffStride(2, ramp="inside", norm="forward", cropping=False)
+    assert np.abs(
+        gradients.apply(smaller, x) - gradients.apply(larger, x)
+    ).max()
+    assert (np.abs(found) > 1e-2).all()
 
 
 def test_shared_stride():

@@ -14,6 +14,10 @@ FIXTURES = pathlib.Path(__file__).parent / "fixtures"
 # Outputs that have rightly changed since: the maximum of DiffRes, the second
 # channel of the sounds, is that of the paper's Eq. 6 now.
 UNCHANGED = {"images_0_1": slice(None), "sounds_0_1": [0, 2]}
+# The images were saved while a static size lagged behind its stride. Outputs
+# are now those of the weights. They were recorded by the code before that
+# change, after `refresh_sizes`.
+OUTPUTS = {"images_0_1": "refreshed", "sounds_0_1": "y"}
 
 
 @pytest.mark.parametrize("name", UNCHANGED)
@@ -24,7 +28,7 @@ def test_models_of_version_0_1(name):
     outputs = keras.ops.convert_to_numpy(model(recorded["x"]))
     np.testing.assert_allclose(
         outputs[..., channels],
-        recorded["y"][..., channels],
+        recorded[OUTPUTS[name]][..., channels],
         rtol=1e-4,
         atol=1e-4,
     )

@@ -159,6 +159,18 @@ def test_every_n_steps(before, expected):
     assert refresh.steps == before + len(X)
 
 
+# Six steps, in calls of four and two.
+@pytest.mark.parametrize("every, looks", [(3, [4, 6]), (5, [6]), (8, [])])
+def test_every_n_steps_of_several_in_one_call(every, looks):
+    model, layer, _ = small_model(static_sizes=True)
+    model.compile("sgd", "mse", steps_per_execution=4)
+    refresh, steps = RefreshSizes(every), []
+    refresh.refresh = lambda: steps.append(refresh.steps)
+    model.fit(X[:6], Y[:6], batch_size=1, callbacks=[refresh], verbose=0)
+    assert refresh.steps == 6
+    assert steps == looks
+
+
 @pytest.mark.tensorflow
 def test_refreshing_every_step_equals_dynamic_sizes():
     dynamic = trained()

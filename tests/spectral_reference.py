@@ -10,10 +10,17 @@ import numpy as np
 
 
 def stride_in_effect(size, stride, smoothness_factor, ramp="outside"):
-    """The ramp stays inside a map that is larger than it."""
+    """The ramp stays inside a map that is larger than it.
+
+    A stride ends where the first frequency is the last of the pass band; with
+    the ramp inside, an odd size keeps a weight just above zero there.
+    """
+    least, largest = 1, size / 2
     if ramp == "outside" and size > smoothness_factor:
-        return max(stride, size / (size - smoothness_factor))
-    return stride
+        least = size / (size - smoothness_factor)
+    if ramp == "inside" and smoothness_factor and size % 2:
+        largest *= 1 - 1e-6
+    return max(min(max(stride, least), largest), 1)
 
 
 def mask(positions, size, stride, smoothness_factor, ramp="outside"):

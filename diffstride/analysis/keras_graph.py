@@ -121,6 +121,14 @@ def users(model):
     return found
 
 
+def is_decayed(optimizer, variable):
+    """Whether an optimizer lets a variable decay."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    if not getattr(optimizer, "weight_decay", None):
+        return False
+    return optimizer._use_weight_decay(variable)
+
+
 def check_graph(model):
     """Raises an error if Keras does not know the graph of a model."""
     if not isinstance(model, keras.Model):

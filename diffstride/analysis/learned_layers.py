@@ -24,8 +24,8 @@ def learned_layers(model):
 
 def strides_of(layer):
     """The strides of a DiffStride layer, one for each axis."""
-    strides = layer.strides
-    return [strides[axis % strides.shape[0]] for axis in range(layer.rank)]
+    axes = [0] * layer.rank if layer.shared_stride else range(layer.rank)
+    return [layer.strides[axis] for axis in axes]
 
 
 def upstream_layers(model):

@@ -6,11 +6,23 @@ arguments with the layers in `diffstride.layers.pooling`.
 
 import functools
 import math
+import warnings
 
 import keras
 import numpy as np
 from keras import ops
 
+from diffstride.layers import compiled_functions
+from diffstride.layers.graph_sizes import (
+    GraphSizes,
+    resolve_static_sizes,
+    sizes_can_follow,
+)
+from diffstride.layers.strides import (
+    StrideConstraint,
+    StridesVariable,
+    as_floats,
+)
 from diffstride.ops import (
     scalars,
     spectral,
@@ -25,45 +37,6 @@ from diffstride.validation import (
     check_smoothness_factor,
     check_strides,
 )
-
-
-@keras.saving.register_keras_serializable(package="diffstride")
-class StrideConstraint(keras.constraints.Constraint):
-    """Keeps strides at 1 or more, and within limits.
-
-    Args:
-        lower_limit: number, or one for each axis. Smallest stride.
-        upper_limit: number, or one for each axis. Largest stride; it prevails
-            where the limits cross.
-
-    Example:
-
-    >>> constraint = StrideConstraint(upper_limit=3.0)
-    >>> keras.ops.convert_to_numpy(constraint(np.array([0.5, 4.0]))).tolist()
-    [1.0, 3.0]
-    """
-
-    def __init__(self, lower_limit=None, upper_limit=None):
-        self.lower_limit = lower_limit
-        self.upper_limit = upper_limit
-
-    def __call__(self, strides):
-        strides = ops.convert_to_tensor(strides)
-
-        def as_tensor(limit):
-            return ops.convert_to_tensor(limit, dtype=strides.dtype)
-
-        if self.lower_limit is not None:
-            strides = ops.maximum(strides, as_tensor(self.lower_limit))
-        if self.upper_limit is not None:
-            strides = ops.minimum(strides, as_tensor(self.upper_limit))
-        return ops.maximum(strides, as_tensor(1))
-
-    def get_config(self):
-        return {
-            "lower_limit": self.lower_limit,
-            "upper_limit": self.upper_limit,
-        }
 
 
 class BaseSpectralPooling(keras.layers.Layer):
@@ -201,21 +174,30 @@ class BaseDiffStride(BaseSpectralPooling):
         self.upper_limit_stride = upper_limit_stride
         self.symmetric = symmetric
         self.ramp = check_choice(ramp, "ramp", ("outside", "inside"))
-        self.static_sizes = static_sizes
         self.size_multiple = check_size_multiple(size_multiple)
-        # XLA compiles a graph only where every size in it is a constant.
-        self.supports_jit = self._static = _resolve_static_sizes(
-            static_sizes, trainable
-        )
-        # Static sizes follow from the strides as last read. What a graph was
-        # built with is kept as {input sizes: output sizes}.
-        self._sizing_strides = self._initial_strides
-        self.built_sizes = {}
+        if trainable and smoothness_factor == 0:
+            warnings.warn(
+                f"The strides of layer '{self.name}' do not learn, because a "
+                "window without a ramp has no gradient. Use "
+                "`trainable=False`, or a `smoothness_factor` above 0. "
+                "Received: smoothness_factor=0",
+                stacklevel=2,
+            )
+        self.is_static = resolve_static_sizes(static_sizes, trainable)
+        # A copy has the same kind of sizes, even if `trainable` has changed.
+        # Under JAX there is one kind only.
+        if static_sizes is None and sizes_can_follow():
+            static_sizes = self.is_static
+        self.static_sizes = static_sizes
+        # XLA compiles a graph only if every size in it is a constant.
+        self.supports_jit = self.is_static
+        self._strides = None
+        self.graph_sizes = GraphSizes(self._initial_strides, self._sizes_from)
 
     @property
     def strides(self):
         """The learned strides: a weight, as soon as the layer is built."""
-        return self._strides if self.built else self._initial_strides
+        return self._initial_strides if self._strides is None else self._strides
 
     @property
     def _rules(self):
@@ -226,44 +208,50 @@ class BaseDiffStride(BaseSpectralPooling):
     def build(self, input_shape):
         sizes = self._sizes(input_shape)
         count = 1 if self.shared_stride else self.rank
-        self._sizing_strides = tuple(
-            map(float, self._in_effect(self._initial_strides, sizes)[:count])
-        )
-        self._strides = self.add_weight(
-            name="strides",
+        strides = self._in_effect(self._initial_strides, sizes)[:count]
+        variable = StridesVariable(
+            keras.initializers.Constant(strides),
             shape=(count,),
-            initializer=keras.initializers.Constant(self._sizing_strides),
-            constraint=StrideConstraint(
-                self._lower_limits(sizes)[:count], self.upper_limit_stride
-            ),
             dtype="float32",
             autocast=False,
+            name="strides",
         )
+        variable.constraint = StrideConstraint(
+            *(limits[:count] for limits in self._limits(sizes))
+        )
+        self._strides = variable
+        variable.trainable = self.trainable
+        self.graph_sizes.listen_to(variable, tuple(map(float, strides)))
 
-    def _lower_limits(self, sizes):
-        """The smallest stride of each axis; on an unknown size, the user's."""
-        user_limit = self.lower_limit_stride or 1.0
-        limits = [user_limit] * self.rank
+    def _limits(self, sizes):
+        """The smallest and the largest stride of each axis.
+
+        An unknown size has the limits of the user alone, which hold in any
+        case.
+        """
+        lower = [self.lower_limit_stride or 1.0] * self.rank
+        upper = [self.upper_limit_stride or math.inf] * self.rank
         for index, size in enumerate(sizes):
             if size is not None:
-                limits[index] = scalars.maximum(
-                    windows.minimum_stride(
-                        size, self.smoothness_factor, self.ramp
-                    ),
-                    user_limit,
-                )
+                shape = size, self.smoothness_factor, self.ramp
+                largest = windows.maximum_stride(*shape)
+                least = scalars.minimum(windows.minimum_stride(*shape), largest)
+                largest = scalars.maximum(largest, lower[index])
+                upper[index] = scalars.minimum(largest, upper[index])
+                lower[index] = scalars.maximum(least, lower[index])
         if self.shared_stride:
-            limits = [functools.reduce(scalars.maximum, limits)] * self.rank
-        return limits
+            lower = [functools.reduce(scalars.maximum, lower)] * self.rank
+            upper = [functools.reduce(scalars.minimum, upper)] * self.rank
+        return lower, upper
 
     def _in_effect(self, strides, sizes):
         """The strides of all axes, within their limits."""
-        if self.shared_stride:
-            strides = [strides[0]] * self.rank
-        upper = self.upper_limit_stride or math.inf
+        axes = [0] * self.rank if self.shared_stride else range(self.rank)
         return [
-            scalars.minimum(scalars.maximum(strides[index], lower), upper)
-            for index, lower in enumerate(self._lower_limits(sizes))
+            scalars.minimum(scalars.maximum(strides[axis], least), largest)
+            for axis, least, largest in zip(
+                axes, *self._limits(sizes), strict=True
+            )
         ]
 
     def _sizes_from(self, strides, sizes):
@@ -287,20 +275,29 @@ class BaseDiffStride(BaseSpectralPooling):
     def _output_sizes(self, sizes):
         if not self.cropping:
             return sizes
-        if not self._static:
+        if not self.is_static:
             return (None,) * self.rank
-        return self._sizes_from(self._sizing_strides, sizes)
+        self.graph_sizes.read()
+        return self._sizes_from(self.graph_sizes.strides, sizes)
+
+    def _sizes_in_call(self, strides, sizes):
+        """The sizes of the output, as numbers if anything knows them."""
+        if not self.cropping:
+            return sizes
+        if not all(isinstance(size, int) for size in sizes):
+            return self._sizes_from(ops.stop_gradient(strides), sizes)
+        known_strides = as_floats(strides)
+        if known_strides is not None:
+            return self._sizes_from(known_strides, sizes)
+        if self.is_static:
+            return self.graph_sizes.in_graph(sizes)
+        return self._sizes_from(ops.stop_gradient(strides), sizes)
 
     def _filters(self, sizes):
         strides = ops.convert_to_tensor(self._strides)
-        if not self.cropping:
-            out_sizes = sizes
-        elif self._static and all(isinstance(size, int) for size in sizes):
-            # A note of what the graph under construction relies on. A graph of
-            # unknown sizes computes them, and needs no refresh.
-            out_sizes = self.built_sizes[sizes] = self._output_sizes(sizes)
-        else:
-            out_sizes = self._sizes_from(ops.stop_gradient(strides), sizes)
+        if as_floats(strides) is None:
+            compiled_functions.run_checks(self)
+        out_sizes = self._sizes_in_call(strides, sizes)
         return [
             spectral.axis_filter(
                 windows.window_weights(
@@ -337,44 +334,32 @@ class BaseDiffStride(BaseSpectralPooling):
             )
         ]
 
-    def sizes_follow(self, built_sizes):
-        """Whether the strides as last read lead to the given sizes."""
-        return all(
-            self._sizes_from(self._sizing_strides, sizes) == out_sizes
-            for sizes, out_sizes in built_sizes.items()
-        )
-
     def refresh_sizes(self):
-        """Lets static sizes follow the strides.
+        """Lets static sizes in graphs follow the strides.
+
+        The functions that a Keras model has compiled are replaced, if they
+        contain a size that has changed. A `tf.function` or a `jax.jit` of your
+        own is not: make it anew if this method returns True.
 
         Returns:
-            True where a size changed, so that functions compiled from the
-            layer are out of date (see `diffstride.RefreshSizes`).
+            Whether a size has changed in a graph that contains the layer.
         """
-        self._read_strides()
-        if self.sizes_follow(self.built_sizes):
-            return False
-        self.built_sizes = {}
-        return True
-
-    def _read_strides(self):
-        self._sizing_strides = tuple(
-            float(stride) for stride in ops.convert_to_numpy(self._strides)
-        )
+        return self.graph_sizes.refresh()
 
     def save_own_variables(self, store):
         super().save_own_variables(store)
-        if self._static:
-            store["sizing_strides"] = np.array(self._sizing_strides, "float32")
+        held = self.graph_sizes.held
+        if held is not None:
+            # In the middle of an epoch, sizes of training steps follow from
+            # the strides at its start. An interrupted training goes on so.
+            store["sizing_strides"] = np.array(held, "float32")
 
     def load_own_variables(self, store):
         weights = {k: store[k] for k in store.keys() if k != "sizing_strides"}
         super().load_own_variables(weights)
-        # What functions were built with stays known: they may be out of date.
         if "sizing_strides" in store.keys():
-            self._sizing_strides = tuple(map(float, store["sizing_strides"]))
-        else:
-            self._read_strides()
+            held = tuple(map(float, store["sizing_strides"]))
+            self.graph_sizes.held = held
 
     def get_config(self):
         return {
@@ -390,17 +375,9 @@ class BaseDiffStride(BaseSpectralPooling):
             "size_multiple": self.size_multiple,
         }
 
-
-def _resolve_static_sizes(static_sizes, trainable):
-    """Whether sizes are constants of a graph, when the user does not say."""
-    on_tensorflow = keras.backend.backend() == "tensorflow"
-    if static_sizes is None:
-        # A stride that is not trained needs no dynamic size.
-        return not (on_tensorflow and trainable)
-    if not static_sizes and not on_tensorflow:
-        raise ValueError(
-            "`static_sizes=False` needs the TensorFlow backend, where the size "
-            "of a tensor may depend on values. Received: static_sizes=False "
-            f"on the {keras.backend.backend()} backend"
-        )
-    return bool(static_sizes)
+    @classmethod
+    def from_config(cls, config):
+        if not config.get("static_sizes") and not sizes_can_follow():
+            # Saved on another backend, where sizes may follow the strides.
+            config = {**config, "static_sizes": None}
+        return super().from_config(config)

@@ -13,8 +13,8 @@ from keras import ops
 from diffstride.layers.base_pooling import (
     BaseDiffStride,
     BaseFixedSpectralPooling,
-    StrideConstraint,
 )
+from diffstride.layers.strides import StrideConstraint
 from diffstride.validation import (
     check_choice,
     check_data_format,

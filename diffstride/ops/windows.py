@@ -56,6 +56,20 @@ def minimum_stride(size, smoothness_factor, ramp="outside"):
     return ops.where(margin > 0, size / ops.maximum(margin, 1e-6), 1.0)
 
 
+def maximum_stride(size, smoothness_factor, ramp="outside"):
+    """The stride from where on the window is as narrow as it can be.
+
+    The pass band then ends at the first frequency, and a larger stride would
+    have no effect and no gradient. With `ramp="inside"`, an axis of odd size
+    keeps three points instead of one, because nothing but the mean is left in
+    a single point, which does not depend on the stride.
+    """
+    largest = float32(size) / 2
+    if ramp == "inside" and smoothness_factor:
+        largest = largest * (1 - float32(1e-6) * float32(size % 2))
+    return maximum(largest, 1.0)
+
+
 def cutoff(size, stride, smoothness_factor, ramp="outside"):
     """Where the window of Eq. 3 reaches zero, and the length of its ramp.
 
@@ -111,11 +125,16 @@ def window(positions, end, ramp_length):
 
     A frequency right where the ramp begins takes part in its slope, as in the
     release. This is not written as `ops.clip`, because backends disagree on
-    its gradient there.
+    its gradient there. The frequency right where the ramp ends takes part if it
+    is the first one: no other tells the smallest pass band to grow.
     """
-    # R = 0: divide by a tiny number instead of zero, which makes a step.
-    height = (end - positions) / ops.maximum(ramp_length, 1e-30)
-    return ops.where(height <= 0, 0.0, ops.where(height > 1, 1.0, height))
+    if is_number(ramp_length) and ramp_length == 0:
+        return ops.cast(positions < end, "float32")
+    height = (end - positions) / ramp_length
+    is_beyond = ops.logical_or(
+        height < 0, ops.logical_and(height == 0, end > 1)
+    )
+    return ops.where(is_beyond, 0.0, ops.where(height > 1, 1.0, height))
 
 
 class Weights(typing.NamedTuple):
