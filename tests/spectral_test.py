@@ -56,7 +56,7 @@ def matrix_and_transform(axis_filter, x, axis):
 
     def both(x):
         built = axis_filter()
-        matrix = spectral.real_matrix(built)
+        matrix = spectral.cosine_matrix(built)
         return ops.stack(
             [
                 spectral.apply_matrix(x, matrix, axis),
@@ -103,7 +103,7 @@ def test_a_long_signal_takes_the_transform(monkeypatch):
     def no_matrix(axis_filter):
         raise AssertionError("A matrix of a long signal was built")
 
-    monkeypatch.setattr(spectral, "real_matrix", no_matrix)
+    monkeypatch.setattr(spectral, "cosine_matrix", no_matrix)
     size, out_size = 6000, 2000
     axis_filter = spectral.axis_filter(
         windows.crop_weights(out_size), size, out_size, "forward", "width"
@@ -113,3 +113,15 @@ def test_a_long_signal_takes_the_transform(monkeypatch):
     spectrum = np.fft.rfft(x, axis=1, norm="forward")[:, : out_size // 2 + 1]
     expected = np.fft.irfft(spectrum, n=out_size, axis=1, norm="forward")
     np.testing.assert_allclose(numpy(found), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 46_341, 65_536, 1_000_003])
+def test_phases_of_tables_are_exact(size):
+    # In a graph, where int32 is all that JAX has.
+    frequencies = np.unique([0, size // 3, max(size // 2 - 1, 0), size // 2])
+    found = gradients.value(
+        lambda frequencies: spectral._phase(size, frequencies),
+        ops.convert_to_tensor(frequencies, "int32"),
+    )
+    expected = np.outer(np.arange(size), frequencies) % size
+    np.testing.assert_array_equal(found, expected)
