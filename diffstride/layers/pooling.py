@@ -118,6 +118,12 @@ class SpatialPooling(keras.layers.Layer):
             "data_format": self.data_format,
         }
 
+    @classmethod
+    def from_config(cls, config):
+        # Keras's reader of `.h5` files takes "average" for a function.
+        mode = config.get("pool_mode", "average")
+        return cls(**{**config, "pool_mode": getattr(mode, "__name__", mode)})
+
 
 @register
 class FixedSpectralPooling(BaseFixedSpectralPooling):
