@@ -1,9 +1,9 @@
 """Checks the configurations of many runs in one process, before any starts.
 
-`scripts/sweep.py` asks for it. Standard input is a JSON list of objects with
-`files` and `bindings`, as `--gin_file` and `--gin_param` give them; standard
-output is a JSON list with the `error` of each, or null, and with its `useless`
-bindings, which are of nothing that the run refers to.
+`python -m diffstride.sweep` asks for it. Standard input is a JSON list of
+objects with `files` and `bindings`, as `--gin_file` and `--gin_param` give
+them; standard output is a JSON list with the `error` of each, or null, and with
+its `useless` bindings, which are of nothing that the run refers to.
 """
 
 import json

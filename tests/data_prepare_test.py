@@ -308,7 +308,8 @@ def test_the_script_counts_the_clips_of_each_split(tmp_path):
     result = subprocess.run(
         [
             sys.executable,
-            "scripts/prepare_audio.py",
+            "-m",
+            "diffstride.prepare_audio",
             f"--folder={tmp_path / 'sounds'}",
             "--name=my_sounds",
             f"--data_dir={tmp_path / 'tfds'}",
@@ -341,7 +342,8 @@ def test_ten_thousand_clips_on_two_workers_killed_and_gone_on(
     (tmp_path / "wav" / "list.csv").write_text("\n".join(lines))
     command = [
         sys.executable,
-        "scripts/prepare_audio.py",
+        "-m",
+        "diffstride.prepare_audio",
         f"--manifest={tmp_path}/wav/list.csv",
         f"--data_dir={tmp_path}",
         "--name=many",

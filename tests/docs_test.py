@@ -15,9 +15,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import sizes  # noqa: E402
-import sweep  # noqa: E402
 
-from diffstride import configurables  # noqa: E402
+from diffstride import configurables, sweep  # noqa: E402
 from diffstride.experiments import sweep_file  # noqa: E402
 
 PAGES = {path.name: path.read_text() for path in (ROOT / "docs").glob("*.md")}

@@ -1,9 +1,6 @@
 """Tests of exported models, and of the script that makes them."""
 
-import importlib.util
 import json
-import pathlib
-import sys
 
 import keras
 import numpy as np
@@ -11,6 +8,7 @@ import pytest
 
 import diffstride
 from diffstride import DiffStride
+from diffstride import export as script
 from diffstride.analysis.keras_graph import sublayers
 from diffstride.analysis.learned_layers import learned_layers
 from diffstride.models.audio_cnn import audio_cnn
@@ -19,11 +17,6 @@ from diffstride.models.resnet import Resnet
 for module in ("ai_edge_litert", "onnx", "onnxruntime", "tf2onnx"):
     pytest.importorskip(module)
 pytestmark = pytest.mark.tensorflow
-
-SCRIPT = pathlib.Path(__file__).parents[1] / "scripts" / "export.py"
-SPEC = importlib.util.spec_from_file_location("export_script", SCRIPT)
-script = sys.modules["export_script"] = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(script)
 
 
 def trained(model):

@@ -17,9 +17,9 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
-import report  # noqa: E402
 import sizes  # noqa: E402
 
+from diffstride import report  # noqa: E402
 from diffstride.experiments import (  # noqa: E402
     formats,
     page,

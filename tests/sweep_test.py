@@ -17,10 +17,8 @@ import zipfile
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "scripts"))
 
-import sweep  # noqa: E402
-
+from diffstride import sweep  # noqa: E402
 from diffstride.experiments import run_state, runner, sweep_file  # noqa: E402
 from diffstride.experiments.checks import check_runs  # noqa: E402
 from diffstride.experiments.runs import shell_command  # noqa: E402
@@ -288,7 +286,9 @@ def test_shipped_sweeps_name_files_that_exist(path):
     }
     assert files
     assert [f for f in files if not (ROOT / "configs" / f).exists()] == []
-    assert f"python scripts/sweep.py configs/sweeps/{path.name}" in sweep.header
+    assert (
+        f"python -m diffstride.sweep configs/sweeps/{path.name}" in sweep.header
+    )
     # A published value belongs to a choice that the sweep makes.
     for section in sweep.published:
         values = section["values"]
@@ -696,7 +696,8 @@ def test_ray_makes_the_same_runs(tmp_path, make, monkeypatch):
 
 
 def test_dry_run_prints_the_commands(tmp_path):
-    command = [sys.executable, "scripts/sweep.py", "configs/sweeps/{}.toml"]
+    command = [sys.executable, "-m", "diffstride.sweep"]
+    command.append("configs/sweeps/{}.toml")
     param = "images.tfds_images.data_dir = 'c'"
     output = subprocess.check_output(
         [c.format("table3_cifar10") for c in command]

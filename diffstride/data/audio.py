@@ -39,12 +39,14 @@ def tfds_audio(
     process_index=0,
     process_count=1,
 ):
-    """Sounds of TFDS, or of a folder that `scripts/prepare_audio.py` wrote.
+    """Sounds of TFDS, or of a folder that `python -m diffstride.prepare_audio`
+    wrote.
 
     The samples are decoded once, as 16-bit integers: into memory, or into
-    files under `cache_dir`. A folder that `scripts/prepare_audio.py` wrote at
-    this sample rate is not copied: it is read into memory if it has at most
-    2 GiB and there is no `cache_dir`, else clip by clip from its own files.
+    files under `cache_dir`. A folder that `python -m diffstride.prepare_audio`
+    wrote at this sample rate is not copied: it is read into memory if it has at
+    most 2 GiB and there is no `cache_dir`, else clip by clip from its own
+    files.
 
     Args:
         name: Name of the set, with its config and version if need be:
@@ -149,7 +151,8 @@ def manifest_audio(
     """Sound files that a CSV file lists, decoded into memory.
 
     Files that cannot be read are skipped, counted and named in the log. For
-    many files, or many runs, `scripts/prepare_audio.py` decodes them once.
+    many files, or many runs, `python -m diffstride.prepare_audio` decodes them
+    once.
 
     Args:
         path: Path of the CSV file, with the names of its columns on top.

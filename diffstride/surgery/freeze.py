@@ -21,7 +21,7 @@ def freeze(model, input_shape=None, dtype=None):
     TensorFlow's own format is the only one with a Fourier transform.
 
     XLA compiles a frozen model on every backend, `model.save` saves it, and
-    `model.export` exports it: see `scripts/export.py`.
+    `model.export` exports it: see `python -m diffstride.export`.
 
     DiffStride layers inside of other layers are found in the configs of these.
     A class that is derived from a DiffStride layer keeps what it adds.

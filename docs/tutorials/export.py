@@ -38,8 +38,9 @@ loaded.compile(jit_compile=True)
 print(np.abs(loaded.predict(x, verbose=0) - np.asarray(frozen(x))).max())
 
 # %% [markdown]
-# On TensorFlow, `export` writes a SavedModel. `scripts/export.py` also writes
-# LiteRT and ONNX, and compares the outputs of each with those of the model.
+# On TensorFlow, `export` writes a SavedModel. `python -m diffstride.export`
+# also writes LiteRT and ONNX, and compares the outputs of each with those of
+# the model.
 
 # %%
 if keras.backend.backend() == "tensorflow":

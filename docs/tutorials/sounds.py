@@ -63,5 +63,5 @@ print("test accuracy:", model.evaluate(x_test, y_test, verbose=0)[1])
 # the scores of one clip beside its spectrogram:
 #
 # ```shell
-# python scripts/plot_diffres.py clip model.keras clip.wav --output=clip.png
+# python -m diffstride.plot clip model.keras clip.wav --output=clip.png
 # ```

@@ -1,8 +1,6 @@
 """Pictures of DiffRes, from a saved model and from histories."""
 
-import importlib.util
 import json
-import pathlib
 import sys
 import wave
 
@@ -14,16 +12,13 @@ from diffstride.layers.diffres import DiffRes
 from diffstride.layers.log_mel import LogMelSpectrogram
 
 pytest.importorskip("matplotlib")
-PATH = pathlib.Path(__file__).parents[1] / "scripts" / "plot_diffres.py"
-SPEC = importlib.util.spec_from_file_location("plot_diffres", PATH)
-plot_diffres = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(plot_diffres)
+plot = pytest.importorskip("diffstride.plot")
 
 
 def run(monkeypatch, *arguments):
-    arguments = ["plot_diffres.py", *map(str, arguments)]
+    arguments = ["plot.py", *map(str, arguments)]
     monkeypatch.setattr(sys, "argv", arguments)
-    plot_diffres.main()
+    plot.main()
 
 
 def pixels(path):
@@ -82,7 +77,7 @@ def test_curves_of_runs(tmp_path, monkeypatch):
     assert pixels(tmp_path / "curves.png").std() > 0.05
     for rows in ([], [{"loss": 1}]):
         with pytest.raises(ValueError, match="'a' has no epoch with .*activen"):
-            plot_diffres.draw_curves({"a": rows}, tmp_path / "a.png")
+            plot.draw_curves({"a": rows}, tmp_path / "a.png")
     with pytest.raises(SystemExit, match="Error: .*history.jsonl"):
         run(monkeypatch, "curves", tmp_path, "--output", tmp_path / "a.png")
 
@@ -90,6 +85,6 @@ def test_curves_of_runs(tmp_path, monkeypatch):
 def test_models_that_cannot_be_drawn(tmp_path):
     model = keras.Sequential([keras.Input((20, 8)), keras.layers.ReLU()])
     with pytest.raises(ValueError, match="must have a DiffRes among"):
-        plot_diffres.diffres_and_input(model, np.zeros((20, 8)))
+        plot.diffres_and_input(model, np.zeros((20, 8)))
     with pytest.raises(ValueError, match="takes spectrograms, not sounds"):
-        plot_diffres.read_clip(tmp_path / "clip.wav", model)
+        plot.read_clip(tmp_path / "clip.wav", model)
