@@ -223,6 +223,9 @@ def summarize(results):
         "rfft2d / DiffStride symmetric": ratio(
             training, "rfft2d", "DiffStride symmetric"
         ),
+        "rfft2d / DiffStride inside": ratio(
+            training, "rfft2d", "DiffStride inside"
+        ),
         "DiffStride symmetric / conv 3x3": ratio(
             training, "DiffStride symmetric", "conv 3x3"
         ),
