@@ -284,8 +284,8 @@ def resnet18(
     identity layers only. With three input channels and 10 classes it has
     11,172,170 trainable parameters, and 11,172,178 with DiffStride.
 
-    Args: those of `Resnet`. `strides` defaults to `(1, 1, 2, 2, 2)`.
-        `filters=16` makes a network for a CPU.
+    The arguments are those of `Resnet`. `strides` defaults to
+    `(1, 1, 2, 2, 2)`; `filters=16` makes a network for a CPU.
 
     Example:
 
@@ -312,7 +312,7 @@ def resnet56(
     channels and 10 classes it has 855,834 trainable parameters, and 855,842
     with DiffStride.
 
-    Args: those of `Resnet`. `strides` defaults to `(1, 1, 2, 2)`.
+    The arguments are those of `Resnet`. `strides` defaults to `(1, 1, 2, 2)`.
     """
     strides = (1, 1, 2, 2) if strides is None else strides
     return Resnet(filters, strides, num_layers=num_layers, name=name, **kwargs)
@@ -342,7 +342,7 @@ def resnet18_imagenet(
     trainable parameters, 11,689,520 with DiffStride. The 2022 release has no
     such network.
 
-    Args: those of `Resnet`. `strides` defaults to `(2, 1, 2, 2, 2)`.
+    The arguments are those of `Resnet`. `strides` defaults to `(2, 1, 2, 2, 2)`.
     """
     return Resnet(
         filters,
