@@ -64,6 +64,7 @@ def test_snippets_run(page, tmp_path, monkeypatch):
         "np": np,
         "keras": keras,
         "diffstride": diffstride,
+        "images": np.ones((2, 96, 96, 3)),
         "waveform": np.zeros(40000, "float32"),
         "y": np.ones((2, 1)),
     }

@@ -342,7 +342,8 @@ def resnet18_imagenet(
     trainable parameters, 11,689,520 with DiffStride. The 2022 release has no
     such network.
 
-    The arguments are those of `Resnet`. `strides` defaults to `(2, 1, 2, 2, 2)`.
+    The arguments are those of `Resnet`. `strides` defaults to
+    `(2, 1, 2, 2, 2)`.
     """
     return Resnet(
         filters,
