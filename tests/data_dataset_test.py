@@ -42,7 +42,7 @@ def test_batches_are_computed_ahead_and_once():
 
     batches = Batches(make_batch, stop=6, start=1, ahead=2)
     assert batches[0] == 1
-    batches._thread.submit(int).result()
+    batches._threads.submit(int).result()
     assert made == [1, 2, 3]
     assert list(batches) == [1, 2, 3, 4, 5]
     # Only the first batch had been handed out already.

@@ -45,6 +45,7 @@ def from_arrays(
     mixup_alpha=0.0,
     mixup_pairs=False,
     shuffle_buffer=None,
+    workers=1,
     process_index=0,
     process_count=1,
 ):
@@ -92,6 +93,8 @@ def from_arrays(
             many steps. Else each image is mixed with another of its batch.
         shuffle_buffer: Number of images among which the next one is drawn, as
             `tf.data.Dataset.shuffle` does it. Defaults to all of them.
+        workers: Number of threads that each make a batch. One is enough for
+            small images; boxes of large ones take more (`inception_crop`).
         process_index: Number of this process.
         process_count: Number of processes that each make their own rows of
             every batch.
@@ -181,7 +184,7 @@ def from_arrays(
                 x_train[examples], y_train[examples], draws, needed, rows
             )
 
-        return Batches(make_batch, train_steps, start_step)
+        return Batches(make_batch, train_steps, start_step, workers)
 
     def evaluation(split):
         images, labels = held_out[split]
@@ -192,7 +195,8 @@ def from_arrays(
             examples = start + process_rows(size, process_index, process_count)
             return augmentation.evaluate(images[examples], labels[examples])
 
-        return Batches(make_batch, -(-len(images) // batch_size))
+        steps = -(-len(images) // batch_size)
+        return Batches(make_batch, steps, workers=workers)
 
     return Dataset(
         train=train,

@@ -1,21 +1,28 @@
 """Random changes to a batch of images, the same ones for every data set.
 
-All of it is NumPy on whole batches. Keras's preprocessing layers were not
-used: `RandomCrop` crops a whole batch at the same place, `MixUp` and
-`RandomFlip` keep a random state of their own where these pipelines need every
-number to follow from seed, epoch and step, and a layer runs on the device that
-trains. Here a CIFAR batch stays `uint8`, a quarter of the size, until its
-normalization at the very end, and one core makes tens of thousands of images
-a second, many times what a training step takes.
+All of it is NumPy on whole batches. Keras's preprocessing layers are not used,
+because `RandomCrop` crops a whole batch at the same place, because `MixUp` and
+`RandomFlip` keep a random state of their own, while here every number must
+follow from seed, epoch and step, and because a layer runs on the device that
+trains. A CIFAR batch stays `uint8`, a quarter of the size, until it is
+normalized at the very end. One core makes tens of thousands of images a second,
+many times what a training step takes.
 
-Randomness and its use are apart: `Augmentation.draw` draws for a global batch,
-the other functions are deterministic. So several processes can each make their
-own rows of the batch that one process would have made.
+`Augmentation.draw` draws all random numbers for a global batch. The other
+functions are deterministic. So several processes can each make their own rows
+of the batch that one process would have made.
 """
 
 import dataclasses
 
 import numpy as np
+
+from diffstride.data.boxes import (
+    ATTEMPTS,
+    central_boxes,
+    crop_and_resize,
+    random_boxes,
+)
 
 # Means and standard deviations of the training images, on a scale of 0 to 1.
 IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -25,119 +32,6 @@ CIFAR100_STATISTICS = ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
 # The share of the shorter side of a test image that is kept where training
 # images are cropped at random: 224 of 256 pixels.
 _CENTRAL_FRACTION = 0.875
-_ATTEMPTS = 10
-
-
-def random_boxes(
-    uniforms, heights, widths, area=(0.08, 1.0), aspect=(3 / 4, 4 / 3)
-):
-    """Inception's random crops: a share of the area, an aspect, a place.
-
-    Args:
-        uniforms: Array `(batch, attempts, 4)` of numbers between 0 and 1. The
-            first attempt that fits into its image counts; where none does, the
-            largest central box of a permitted aspect is taken.
-        heights: Heights of the images, one number or one for each image.
-        widths: Their widths.
-        area: Smallest and largest share of the area of the image.
-        aspect: Smallest and largest ratio of width to height; its logarithm is
-            uniform.
-
-    Returns:
-        Integer array `(batch, 4)` of top, left, height and width.
-
-    Reference:
-        - [Szegedy et al., 2015](https://arxiv.org/abs/1409.4842), section 6.
-    """
-    heights, widths = np.broadcast_arrays(heights, widths)
-    limits = np.log(aspect)
-    areas = area[0] + (area[1] - area[0]) * uniforms[..., 0]
-    areas = areas * (heights * widths)[..., np.newaxis]
-    ratios = np.exp(limits[0] + (limits[1] - limits[0]) * uniforms[..., 1])
-    box_heights = np.rint(np.sqrt(areas / ratios))
-    box_widths = np.rint(np.sqrt(areas * ratios))
-    fits = (box_heights >= 1) & (box_heights <= heights[..., np.newaxis])
-    fits &= (box_widths >= 1) & (box_widths <= widths[..., np.newaxis])
-    first = np.argmax(fits, axis=1)
-    rows = np.arange(len(first))
-    box_heights, box_widths = box_heights[rows, first], box_widths[rows, first]
-    spare_height, spare_width = heights - box_heights, widths - box_widths
-    boxes = np.stack(
-        [
-            np.floor(uniforms[rows, first, 2] * (spare_height + 1)),
-            np.floor(uniforms[rows, first, 3] * (spare_width + 1)),
-            box_heights,
-            box_widths,
-        ],
-        axis=1,
-    ).astype("int32")
-    ratio = np.clip(widths / heights, *aspect)
-    fallback = central_boxes(heights, widths, ratio)
-    return np.where(fits.any(axis=1)[:, np.newaxis], boxes, fallback)
-
-
-def central_boxes(heights, widths, ratio, fraction=1.0):
-    """The largest central boxes of a ratio of width to height.
-
-    Args:
-        heights: Heights of the images.
-        widths: Their widths.
-        ratio: Width over height of the boxes.
-        fraction: Scales both sides of the largest box.
-
-    Returns:
-        Integer array `(batch, 4)` of top, left, height and width.
-    """
-    heights, widths, ratio = np.broadcast_arrays(heights, widths, ratio)
-    box_heights = np.rint(fraction * np.minimum(heights, widths / ratio))
-    box_widths = np.rint(fraction * np.minimum(widths, heights * ratio))
-    box_heights, box_widths = (
-        np.maximum(box_heights, 1),
-        np.maximum(box_widths, 1),
-    )
-    tops = (heights - box_heights) // 2
-    lefts = (widths - box_widths) // 2
-    boxes = np.stack([tops, lefts, box_heights, box_widths], axis=-1)
-    return boxes.astype("int32")
-
-
-def crop_and_resize(images, boxes, size):
-    """Resizes a box of each image, bilinearly and without aliasing.
-
-    The result is that of `keras.ops.image.resize(..., antialias=True)` on each
-    box.
-
-    Args:
-        images: Float array `(batch, height, width, channels)`.
-        boxes: Array `(batch, 4)` of top, left, height and width; `(1, 4)` for
-            the same box in all images.
-        size: Height and width of the result.
-    """
-    batch, height, width, channels = images.shape
-    tops, lefts, box_heights, box_widths = boxes.T[..., np.newaxis]
-    rows = _resampling(tops, box_heights, height, size[0])
-    columns = _resampling(lefts, box_widths, width, size[1])
-    # The axis to resize comes first, so that each product is a large one.
-    images = images.swapaxes(1, 2).reshape(batch, width, height * channels)
-    images = (columns @ images).reshape(batch, size[1], height, channels)
-    images = images.swapaxes(1, 2).reshape(batch, height, size[1] * channels)
-    return (rows @ images).reshape(batch, *size, channels)
-
-
-def _resampling(starts, lengths, size, resized):
-    """The matrices `(batch, resized, size)` of linear interpolation."""
-    scales = (lengths / resized).astype("float32")
-    centers = (np.arange(resized) + 0.5).astype("float32") * scales + starts
-    pixels = np.arange(size, dtype="float32")
-    # A triangle as wide as the distance between output pixels is the
-    # antialiasing; the pixels inside the box share the weight of those outside.
-    weights = np.abs(centers[..., np.newaxis] - (pixels + 0.5))
-    weights /= -np.maximum(scales, 1)[..., np.newaxis]
-    weights += 1
-    np.maximum(weights, 0, out=weights)
-    weights *= ((pixels >= starts) & (pixels < starts + lengths))[:, np.newaxis]
-    weights /= weights.sum(axis=-1, keepdims=True)
-    return weights.astype("float32")
 
 
 def random_crop(images, offsets, padding):
@@ -163,9 +57,13 @@ def random_crop(images, offsets, padding):
 
 def flip_left_right(images, flips):
     """Mirrors the images for which `flips` is true."""
-    flipped = images.copy()
-    flipped[flips] = images[flips, :, ::-1]
-    return flipped
+    images = np.ascontiguousarray(images)
+    # NumPy copies a pixel in one go if it is one item.
+    pixel = np.dtype((np.void, images.itemsize * images.shape[-1]))
+    pixels = images.view(pixel)[..., 0]
+    flipped = pixels.copy()
+    flipped[flips] = pixels[flips, :, ::-1]
+    return flipped.view(images.dtype).reshape(images.shape)
 
 
 def normalize(images, mean, std):
@@ -322,7 +220,7 @@ class Augmentation:
         alpha = self.mixup_alpha or 1.0
         images = size * self.images_per_example
         owns = np.arange(0, images, self.images_per_example)
-        boxes = generator.random((images, _ATTEMPTS, 4))
+        boxes = generator.random((images, ATTEMPTS, 4))
         offsets = (places * generator.random((images, 2))).astype("int32")
         flips = generator.random(images) < 0.5
         partners = generator.permutation(size)
@@ -356,13 +254,25 @@ class Augmentation:
             needed: Numbers of the images that are given. Defaults to all.
             rows: Rows of the global batch to make. Defaults to all.
         """
-        if self.crop_padding:
+        images = self.change(images, draws, needed)
+        return self.mix(images, labels, draws, needed, rows)
+
+    def change(self, images, draws=None, needed=...):
+        """Does what concerns each image alone; without draws, a test image."""
+        if self.crop_padding and draws is not None:
             offsets = draws.offsets[needed]
             images = random_crop(images, offsets, self.crop_padding)
-        if self.flip:
+        if self.flip and draws is not None:
             images = flip_left_right(images, draws.flips[needed])
         images = normalize(images, self.mean, self.std)
-        images = self._resize(images, draws, needed)
+        size = images.shape[1:3]
+        if not self.inception_crop and self.image_size == size:
+            return images
+        boxes = self.boxes(*np.array([size]).T, draws, needed)
+        return crop_and_resize(images, boxes, self.image_size)
+
+    def mix(self, images, labels, draws, needed=..., rows=...):
+        """Mixes images that are changed already; arguments as for a batch."""
         if not self.one_hot:
             return images, labels
         targets = smooth_labels(labels, self.num_classes, self.label_smoothing)
@@ -379,14 +289,10 @@ class Augmentation:
 
     def evaluate(self, images, labels):
         """Makes a test batch."""
-        images = self._resize(normalize(images, self.mean, self.std))
-        if self.one_hot:
-            labels = smooth_labels(labels, self.num_classes)
-        return images, labels
+        return self.change(images), self.targets(labels)
 
-    def _resize(self, images, draws=None, needed=...):
-        size = images.shape[1:3]
-        if not self.inception_crop and self.image_size == size:
-            return images
-        boxes = self.boxes(*np.array([size]).T, draws, needed)
-        return crop_and_resize(images, boxes, self.image_size)
+    def targets(self, labels):
+        """The targets of test images: one-hot if those of training are."""
+        if not self.one_hot:
+            return labels
+        return smooth_labels(labels, self.num_classes)

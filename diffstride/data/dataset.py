@@ -60,14 +60,16 @@ class Dataset:
 class Batches(keras.utils.PyDataset):
     """A run of batches, each computed from its number alone.
 
-    A thread computes the next ones ahead of their use. Those of Keras are not
+    Threads compute the next ones ahead of their use. Those of Keras are not
     used: where they look ahead, `fit` under JAX takes the first batch last.
 
     Args:
         make_batch: Function from the number of a batch to the batch.
         stop: Number after that of the last batch.
         start: Number of the first batch.
-        ahead: Number of batches to compute ahead.
+        workers: Number of threads.
+        ahead: Number of batches to compute ahead. Defaults to one more than
+            there are threads.
 
     Example:
 
@@ -76,7 +78,7 @@ class Batches(keras.utils.PyDataset):
     [(2, 4), (3, 9), (4, 16)]
     """
 
-    def __init__(self, make_batch, stop, start=0, ahead=2):
+    def __init__(self, make_batch, stop, start=0, workers=1, ahead=None):
         super().__init__()
         if not 0 <= start <= stop:
             raise ValueError(
@@ -86,8 +88,8 @@ class Batches(keras.utils.PyDataset):
         self.make_batch = make_batch
         self.start = start
         self.stop = stop
-        self.ahead = ahead
-        self._thread = ThreadPoolExecutor(1, "batches")
+        self.ahead = workers + 1 if ahead is None else ahead
+        self._threads = ThreadPoolExecutor(workers, "batches")
         self._lock = threading.Lock()
         self._made = {}
 
@@ -99,7 +101,7 @@ class Batches(keras.utils.PyDataset):
         with self._lock:
             made = {
                 each: self._made.get(each)
-                or self._thread.submit(self.make_batch, each)
+                or self._threads.submit(self.make_batch, each)
                 for each in range(step, min(step + self.ahead + 1, self.stop))
             }
             batch = made.pop(step)

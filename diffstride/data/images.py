@@ -1,14 +1,14 @@
 """Image classification sets of TensorFlow Datasets (TFDS).
 
 A set whose images have one size and fit into memory is decoded once and goes
-the way of `diffstride.data.arrays`. Others are streamed by `tf.data`: the
-encoded images are shuffled in a buffer, each batch is decoded, cropped and
-resized in parallel, and `diffstride.data.augment` does the rest, as it does
-for arrays.
+the way of `diffstride.data.arrays`. The images of others stay encoded in their
+files: those of a batch are read, decoded, cropped and resized in parallel, and
+`diffstride.data.augment` does the rest, as it does for arrays.
 """
 
 import dataclasses
 import math
+import os
 
 import numpy as np
 
@@ -19,12 +19,9 @@ from diffstride.data.arrays import (
     from_arrays,
     training_size,
 )
-from diffstride.data.dataset import (
-    Dataset,
-    process_rows,
-    random_generator,
-    validate_batching,
-)
+from diffstride.data.dataset import Dataset, validate_batching
+from diffstride.data.image_stream import ImageStream
+from diffstride.data.records import Records
 from diffstride.data.sampling import check_shuffle_buffer
 from diffstride.data.tfds_source import TFDSSource, warn_of_overlap
 
@@ -37,7 +34,10 @@ _STATISTICS = {
 # The test images of ImageNet have no labels; Imagenette has no test images.
 _TEST_SPLITS = {"imagenet2012": "validation", "imagenette": "validation"}
 _CACHED_BYTES = 2**31
+_DECODED_AT_ONCE = 1024
 _STREAM_SHUFFLE_BUFFER = 10_000
+# Each worker makes a batch, whose images are decoded in parallel in any case.
+_MOST_WORKERS = 4
 
 
 def tfds_images(
@@ -60,6 +60,8 @@ def tfds_images(
     label_smoothing=0.0,
     mixup_alpha=0.0,
     mixup_pairs=False,
+    workers=None,
+    max_bad_share=0.01,
     process_index=0,
     process_count=1,
 ):
@@ -117,9 +119,14 @@ def tfds_images(
         mixup_pairs: Whether mixup makes one example of two images that follow
             one another, as the 2022 release did: an epoch then has half as
             many steps. Else each image is mixed with another of its batch.
+        workers: Number of threads that each make a batch. Defaults to one for a
+            set in memory, and to up to four for a streamed one.
+        max_bad_share: Share of the images of a streamed set that may be
+            unusable. One that is corrupt is replaced by the next one; files
+            that are missing are left out. All of them are named in the log.
         process_index: Number of this process.
         process_count: Number of processes that each make their own rows of
-            every batch. Each reads the whole stream and decodes its rows.
+            every batch, and read and decode only the images of these rows.
 
     Returns:
         A `diffstride.data.dataset.Dataset`.
@@ -184,7 +191,7 @@ def tfds_images(
                 "validation",
             )
         data = from_arrays(
-            _arrays(source, splits),
+            _arrays(source, splits, max_bad_share),
             name=name,
             num_classes=source.num_classes,
             validation_split=validation_split,
@@ -192,6 +199,7 @@ def tfds_images(
             stratified=stratified,
             normalize=normalize,
             shuffle_buffer=shuffle_buffer,
+            workers=workers or 1,
             **options,
             **batching,
         )
@@ -229,201 +237,49 @@ def tfds_images(
                 f"train_split={train_split!r}"
             )
         validation_split = f"{train_split}[{size}:]"
-        train_split, num_train = f"{train_split}[:{size}]", size
-    num_train //= augmentation.images_per_example
-    validate_batching(num_train, **batching)
+        train_split = f"{train_split}[:{size}]"
+    train = Records(source, train_split, max_bad_share)
+    test = Records(source, test_split, max_bad_share)
+    validation = validation_split and Records(
+        source, validation_split, max_bad_share
+    )
+    validate_batching(len(train) // augmentation.images_per_example, **batching)
     if shuffle_buffer is None:
         shuffle_buffer = _STREAM_SHUFFLE_BUFFER
-    stream = _Stream(source, augmentation, shuffle_buffer, **batching)
+    if workers is None:
+        workers = min(_MOST_WORKERS, os.cpu_count())
+    stream = ImageStream(
+        train, augmentation, shuffle_buffer, workers, **batching
+    )
     return Dataset(
-        train=lambda epoch, start_step=0: stream.train(
-            train_split, epoch, start_step
-        ),
-        test=lambda: stream.test(test_split),
-        train_steps=num_train // batch_size,
+        train=stream.train,
+        test=lambda: stream.evaluation(test),
+        train_steps=stream.train_steps,
         input_shape=(*augmentation.image_size, shape[-1]),
         num_classes=source.num_classes,
         name=name,
         class_names=source.class_names,
         test_split=test_split,
-        validation=validation_split and (lambda: stream.test(validation_split)),
+        validation=validation and (lambda: stream.evaluation(validation)),
     )
 
 
-def _arrays(source, splits):
+def _arrays(source, splits, max_bad_share):
     """Images and labels of splits, as `from_arrays` takes them."""
     arrays = {}
     for key, split in splits.items():
-        arrays[f"x_{key}"], arrays[f"y_{key}"] = source.read(split)
+        arrays[f"x_{key}"], arrays[f"y_{key}"] = _read_all(
+            Records(source, split, max_bad_share)
+        )
     return arrays
 
 
-class _Stream:
-    """Batches of a set that is read, shuffled and decoded by `tf.data`."""
-
-    def __init__(
-        self,
-        source,
-        augmentation,
-        shuffle_buffer,
-        batch_size,
-        seed,
-        process_index,
-        process_count,
-    ):
-        self.source = source
-        self.augmentation = augmentation
-        self.shuffle_buffer = shuffle_buffer
-        self.batch_size = batch_size
-        self.seed = seed
-        self.process = process_index, process_count
-        # What is left to do once boxes are cropped and resized.
-        self.finish = dataclasses.replace(augmentation, inception_crop=False)
-
-    def train(self, split, epoch, start_step):
-        generator = random_generator(self.seed, epoch)
-        dataset = self.source.open(split, decode=False, generator=generator)
-        dataset = _shuffle(dataset, self.shuffle_buffer, generator)
-        images = self.batch_size * self.augmentation.images_per_example
-        dataset = dataset.batch(images, drop_remainder=True)
-        steps = int(dataset.cardinality())
-        if not 0 <= start_step <= steps:
-            raise ValueError(
-                f"`start_step` must lie between 0 and the {steps} batches "
-                f"there are. Received: start_step={start_step}"
-            )
-        rows = process_rows(self.batch_size, *self.process)
-
-        def draw(step):
-            return self.augmentation.draw(
-                random_generator(self.seed, epoch, step), self.batch_size
-            )
-
-        def choose(step, heights, widths):
-            draws = draw(step)
-            needed = self.augmentation.needed(draws, rows)
-            boxes = self.augmentation.boxes(
-                heights[needed], widths[needed], draws, needed
-            )
-            return needed, boxes
-
-        def finish(step, images, labels):
-            draws = draw(step)
-            needed = self.augmentation.needed(draws, rows)
-            self._check(labels, split)
-            return self.finish(images, labels, draws, needed, rows)
-
-        # Encoded images that were seen already are skipped undecoded.
-        dataset = dataset.skip(start_step)
-        return self._decode(dataset, start_step, choose, finish, len(rows))
-
-    def test(self, split):
-        def choose(step, heights, widths):
-            rows = process_rows(len(heights), *self.process)
-            return rows, self.augmentation.boxes(heights[rows], widths[rows])
-
-        def finish(step, images, labels):
-            self._check(labels, split)
-            return self.finish.evaluate(images, labels)
-
-        dataset = self.source.open(split, decode=False)
-        dataset = dataset.batch(self.batch_size)
-        return self._decode(dataset, 0, choose, finish, None)
-
-    def _check(self, labels, split):
-        if np.any(labels < 0):
-            raise ValueError(
-                f"The split {split!r} of {self.source.name!r} has no labels."
-            )
-
-    def _decode(self, dataset, start_step, choose, finish, batch_size):
-        """Decodes batches of encoded images and finishes them with NumPy."""
-        import tensorflow as tf
-
-        channels = self.source.image_shape[-1]
-        shape = (*self.augmentation.image_size, channels)
-        image = tf.TensorSpec(shape, tf.uint8)
-
-        def make_batch(step, batch):
-            encoded, labels = batch
-            sizes = tf.map_fn(
-                _size, encoded, fn_output_signature=tf.TensorSpec(2, tf.int32)
-            )
-            rows, boxes = tf.numpy_function(
-                choose,
-                (step, sizes[:, 0], sizes[:, 1]),
-                (tf.int64, tf.int32),
-                stateful=False,
-            )
-            images = tf.map_fn(
-                lambda pair: _decode_box(*pair, shape),
-                (tf.gather(encoded, rows), tf.ensure_shape(boxes, (None, 4))),
-                fn_output_signature=image,
-            )
-            labels = tf.cast(tf.gather(labels, rows), tf.int32)
-            one_hot = self.augmentation.one_hot
-            x, y = tf.numpy_function(
-                finish,
-                (step, images, labels),
-                (tf.float32, tf.float32 if one_hot else tf.int32),
-                stateful=False,
-            )
-            classes = (self.source.num_classes,) if one_hot else ()
-            return (
-                tf.ensure_shape(x, (batch_size, *shape)),
-                tf.ensure_shape(y, (batch_size, *classes)),
-            )
-
-        dataset = dataset.enumerate(start_step)
-        dataset = dataset.map(
-            make_batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-        )
-        return dataset.prefetch(tf.data.AUTOTUNE)
-
-
-def _shuffle(dataset, buffer_size, generator):
-    """`dataset.shuffle`, but independent of TensorFlow's global seed."""
-    import tensorflow as tf
-
-    seeds = generator.integers(1, 2**31, size=2)
-    shuffled = tf.raw_ops.ShuffleDataset(
-        input_dataset=tf.data.experimental.to_variant(dataset),
-        buffer_size=buffer_size,
-        seed=seeds[0],
-        seed2=seeds[1],
-        output_types=[spec.dtype for spec in dataset.element_spec],
-        output_shapes=[spec.shape for spec in dataset.element_spec],
-        reshuffle_each_iteration=False,
-    )
-    return tf.data.experimental.from_variant(shuffled, dataset.element_spec)
-
-
-def _size(encoded):
-    """Height and width of an encoded image."""
-    import tensorflow as tf
-
-    return tf.cond(
-        tf.io.is_jpeg(encoded),
-        lambda: tf.image.extract_jpeg_shape(encoded)[:2],
-        lambda: tf.shape(tf.io.decode_image(encoded, expand_animations=False))[
-            :2
-        ],
-    )
-
-
-def _decode_box(encoded, box, shape):
-    """Decodes a box of an image and resizes it."""
-    import tensorflow as tf
-
-    def decode_all():
-        image = tf.io.decode_image(encoded, shape[-1], expand_animations=False)
-        top, left, height, width = tf.unstack(box)
-        return image[top : top + height, left : left + width]
-
-    image = tf.cond(
-        tf.io.is_jpeg(encoded),
-        lambda: tf.image.decode_and_crop_jpeg(encoded, box, shape[-1]),
-        decode_all,
-    )
-    image = tf.image.resize(image, shape[:2], antialias=True)
-    return tf.cast(tf.round(image), tf.uint8)
+def _read_all(records):
+    """The decoded images and the labels of a split, as arrays."""
+    shape = records.source.image_shape
+    images = np.empty((len(records), *shape), "uint8")
+    labels = np.empty(len(records), "int32")
+    for start in range(0, len(records), _DECODED_AT_ONCE):
+        part = np.arange(start, min(start + _DECODED_AT_ONCE, len(records)))
+        images[part], labels[part] = records.decode(part, shape)
+    return images, labels

@@ -50,70 +50,26 @@ class TFDSSource:
     def num_examples(self, split, argument):
         """Number of examples of a split, given as an argument of this name."""
         try:
-            return int(self.open(split).cardinality())
-        except ValueError as error:
+            parts = self.builder.info.splits[split].file_instructions
+        except ValueError:
+            parts = ()
+        if not parts:
             raise ValueError(
                 f"`{argument}` must be a split of {self.name!r}, one of "
                 f"{list(self.builder.info.splits)}, or a slice that is not "
                 f"empty. Received: {argument}={split!r}"
-            ) from error
-
-    def read(self, split):
-        """The decoded images and the labels of a split, as arrays."""
-        import tensorflow as tf
-
-        dataset = self.open(split)
-        try:
-            images, labels = dataset.batch(
-                dataset.cardinality()
-            ).get_single_element()
-        except tf.errors.OpError as error:
-            raise ValueError(
-                f"The split {split!r} of {self.name!r} holds a record that "
-                f"cannot be read. Delete {self.builder.data_dir} and prepare "
-                f"the set again. TensorFlow says: {error.message}"
-            ) from error
-        return images.numpy(), labels.numpy()
-
-    def open(self, split, decode=True, generator=None):
-        """A `tf.data.Dataset` of the images and labels of a split.
-
-        Args:
-            split: Name of the split.
-            decode: Whether to decode the images.
-            generator: NumPy's generator that shuffles the files, if any.
-        """
-        import tensorflow as tf
-        import tensorflow_datasets as tfds
-
-        leave_gpus_alone()
-
-        def shuffle_files(files):
-            return [files[index] for index in generator.permutation(len(files))]
-
-        options = tf.data.Options()
-        options.deterministic = True
-        image, label = self.keys
-        decoders = {} if decode else {image: tfds.decode.SkipDecoding()}
-        with quiet():
-            dataset = self.builder.as_dataset(
-                split=split,
-                decoders=tfds.decode.PartialDecoding(
-                    {image: True, label: True}, decoders=decoders
-                ),
-                read_config=tfds.ReadConfig(
-                    options=options,
-                    try_autocache=False,
-                    experimental_interleave_sort_fn=(
-                        shuffle_files if generator else None
-                    ),
-                ),
             )
-        return dataset.map(lambda example: (example[image], example[label]))
+        return sum(part.take for part in parts)
 
 
 def write_tfds(
-    data_dir, name, splits, num_classes, encoding="png", shard_size=1000
+    data_dir,
+    name,
+    splits,
+    num_classes,
+    encoding="png",
+    shard_size=1000,
+    file_format="tfrecord",
 ):
     """Writes images as a set of TFDS, for `tfds_images` or `tfds.load`.
 
@@ -125,6 +81,7 @@ def write_tfds(
         num_classes: Number of classes.
         encoding: `"png"` or `"jpeg"`.
         shard_size: Number of examples in a file.
+        file_format: `"tfrecord"` or `"array_record"`.
 
     Example:
 
@@ -166,7 +123,10 @@ def write_tfds(
         supervised_keys=("image", "label"),
     )
     with quiet():
-        writer = tfds.core.SequentialWriter(info, shard_size)
+        info.set_file_format(file_format)
+        writer = tfds.core.SequentialWriter(
+            info, shard_size, file_format=info.file_format
+        )
         writer.initialize_splits(list(splits))
         writer.add_examples(
             {

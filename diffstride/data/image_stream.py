@@ -1,0 +1,143 @@
+"""Batches of images that are read, decoded and resized as they are needed."""
+
+import dataclasses
+import functools
+
+import numpy as np
+
+from diffstride.data import sampling
+from diffstride.data.dataset import Batches, process_rows, random_generator
+
+# Files are read side by side in groups of so many, by blocks of so many
+# records: neighbours in an epoch come from several files, and yet each file is
+# read nearly from its beginning to its end.
+_FILES = _BLOCK = 16
+# So many images are decoded at a time, because arrays of some 10 MB can use the
+# same memory again and again.
+_CHUNK = 64
+
+
+class ImageStream:
+    """Batches of a set whose images stay encoded in their files.
+
+    Args:
+        train: The `Records` to train on.
+        augmentation: The `Augmentation`.
+        shuffle_buffer: Number of images among which the next one is drawn.
+        workers: Number of batches to make at a time.
+        batch_size: Number of images in a batch, of all processes together.
+        seed: Seed of the order and of the augmentation.
+        process_index: Number of this process.
+        process_count: Number of processes.
+    """
+
+    def __init__(
+        self,
+        train,
+        augmentation,
+        shuffle_buffer,
+        workers,
+        batch_size,
+        seed,
+        process_index,
+        process_count,
+    ):
+        self._train = train
+        self._augmentation = augmentation
+        # What is left to do once boxes are cropped and resized.
+        self._finish = dataclasses.replace(augmentation, inception_crop=False)
+        self._shuffle_buffer = shuffle_buffer
+        self._workers = workers
+        self._batch_size = batch_size
+        self._seed = seed
+        self._process = process_index, process_count
+        images = batch_size * augmentation.images_per_example
+        self.train_steps = len(train) // images
+        # Of an epoch, and of the one before it.
+        self._order = functools.lru_cache(maxsize=2)(self._draw_order)
+
+    def train(self, epoch, start_step=0):
+        """The training batches of an epoch, as `Dataset.train` has them."""
+        augmentation, batch_size = self._augmentation, self._batch_size
+        rows = process_rows(batch_size, *self._process)
+        per_step = batch_size * augmentation.images_per_example
+
+        def make_batch(step):
+            draws = augmentation.draw(
+                random_generator(self._seed, epoch, step), batch_size
+            )
+            needed = augmentation.needed(draws, rows)
+            images, labels = self._read(
+                self._train,
+                self._order(epoch)[step * per_step + needed],
+                lambda sizes, part: augmentation.boxes(
+                    *sizes.T, draws, needed[part]
+                ),
+                lambda images, part: self._finish.change(
+                    images, draws, needed[part]
+                ),
+            )
+            return self._finish.mix(images, labels, draws, needed, rows)
+
+        return Batches(
+            make_batch, self.train_steps, start_step, workers=self._workers
+        )
+
+    def evaluation(self, records):
+        """The batches of these `Records`, as `Dataset.test` has them."""
+        total = len(records)
+
+        def make_batch(step):
+            start = step * self._batch_size
+            size = min(self._batch_size, total - start)
+            images, labels = self._read(
+                records,
+                start + process_rows(size, *self._process),
+                lambda sizes, part: self._augmentation.boxes(*sizes.T),
+                lambda images, part: self._finish.change(images),
+            )
+            return images, self._finish.targets(labels)
+
+        steps = -(-total // self._batch_size)
+        return Batches(make_batch, steps, workers=self._workers)
+
+    def _draw_order(self, epoch):
+        """The training records of an epoch in order."""
+        files = self._train.files
+        generator = random_generator(self._seed, epoch)
+        rank = generator.permutation(files.max() + 1)[files]
+        place = np.arange(len(files)) - np.searchsorted(files, files)
+        order = np.lexsort((place, rank, place // _BLOCK, rank // _FILES))
+        return order[
+            sampling.shuffle(generator, len(files), self._shuffle_buffer)
+        ]
+
+    def _read(self, records, indices, boxes, change):
+        """Reads images, and changes those that are ready while others follow.
+
+        Args:
+            records: The `Records`.
+            indices: Numbers of the records.
+            boxes: Function from the sizes of some images, an array `(images,
+                2)`, and their places in `indices`, to boxes `(images, 4)`.
+            change: Function from these boxes, resized, and the same places, to
+                float32 images of the same shape.
+
+        Returns:
+            The images and their labels.
+        """
+        shape = (*self._augmentation.image_size, records.source.image_shape[-1])
+        images = np.empty((len(indices), *shape), "float32")
+        labels = np.empty(len(indices), "int32")
+        for start in range(0, len(indices), _CHUNK):
+            part = np.arange(start, min(start + _CHUNK, len(indices)))
+            decoded, labels[part] = records.decode(
+                indices[part], shape, functools.partial(boxes, part=part)
+            )
+            images[start : start + _CHUNK] = change(decoded, part)
+        if np.any(labels < 0):
+            raise ValueError(
+                f"The split {records.split!r} of {records.source.name!r} has "
+                "no labels."
+            )
+        return images, labels
