@@ -252,15 +252,19 @@ def _tables(size, frequencies):
 
     Args:
         size: number of points.
-        frequencies: tensor of integers, or the number of frequencies from zero.
+        frequencies: array or tensor of integers, or the number of frequencies
+            from zero. Constants make constant tables.
 
     Returns:
         Two tensors `(size, frequencies)`.
     """
-    if is_number(size) and is_number(frequencies):
-        tables = _constant_tables(int(size), int(frequencies))
+    if is_number(size) and not ops.is_tensor(frequencies):
+        if is_number(frequencies):
+            frequencies = np.arange(frequencies)
+        tables = _constant_tables(int(size), tuple(map(int, frequencies)))
         return [ops.convert_to_tensor(table) for table in tables]
-    if not ops.is_tensor(frequencies) or not len(frequencies.shape):
+    frequencies = ops.convert_to_tensor(frequencies)
+    if not len(frequencies.shape):
         frequencies = ops.arange(frequencies, dtype="int32")
     angle = ops.cast(_phase(size, frequencies), "float32")
     angle = angle * (2 * np.pi / float32(size))
@@ -284,7 +288,7 @@ def _phase(size, frequencies):
 
 
 @functools.lru_cache(maxsize=64)
-def _constant_tables(size, bins):
-    phase = np.outer(np.arange(size), np.arange(bins)) % size
+def _constant_tables(size, frequencies):
+    phase = np.outer(np.arange(size), np.array(frequencies, "int64")) % size
     angle = phase * (2 * np.pi / size)
     return np.cos(angle).astype("float32"), np.sin(angle).astype("float32")
