@@ -20,6 +20,8 @@ from diffstride import (
 from diffstride.training.refresh_sizes import RefreshSizes
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
+ON_JAX = keras.backend.backend() == "jax"
+ON_TORCH = keras.backend.backend() == "torch"
 
 
 def strides_of(layer):
@@ -75,7 +77,9 @@ def test_layer_is_what_keras_expects(
     layer_class, arguments, input_shape, output_shape
 ):
     layer = layer_class(**arguments)
-    if not layer.supports_jit and arguments.get("cropping", True):
+    if not getattr(layer, "is_static", True) and arguments.get(
+        "cropping", True
+    ):
         # Its sizes are unknown before it runs.
         layer.build(input_shape)
         y = gradients.apply(layer, np.zeros(input_shape))
@@ -103,7 +107,10 @@ def test_output_shape_is_honest():
         SpatialPooling((2, 3), (2, 3)),
         SpatialPooling(3, 2, padding="valid"),
     ]:
-        for sizes in [(1, 2), (64, 65)]:
+        # Torch pools no map that is smaller than the window.
+        is_pooling = isinstance(layer, SpatialPooling)
+        smallest = (4, 3) if is_pooling and ON_TORCH else (1, 2)
+        for sizes in [smallest, (64, 65)]:
             shape = layer.compute_output_shape((None, *sizes, 3))
             y = gradients.apply(layer, np.zeros((1, *sizes, 3)))
             assert shape == (None, *y.shape[1:])
@@ -120,8 +127,8 @@ def test_output_shape_is_honest():
 
 def test_output_shape_is_unknown_where_it_follows_the_strides():
     layer = DiffStride(2)
-    known = not ON_TENSORFLOW
-    assert layer.supports_jit is known
+    known = ON_JAX
+    assert layer.is_static is layer.supports_jit is known
     shape = layer.compute_output_shape((None, 32, 64, 3))
     assert shape == (None, *((24, 40) if known else (None, None)), 3)
     shape = DiffStride(2, data_format="channels_first").compute_output_shape(
@@ -191,7 +198,7 @@ def test_summary_names_layer_shape_and_weight():
         line for line in "".join(lines).split("\n") if "pooling (" in line
     ]
     assert "DiffStride" in line
-    sizes = "None, None" if ON_TENSORFLOW else "12, 12"
+    sizes = "12, 12" if ON_JAX else "None, None"
     assert f"(None, {sizes}, 2)" in line
     assert line.strip(" │").endswith("2")
 
@@ -225,6 +232,7 @@ def test_saved_models_give_the_same(arguments, tmp_path):
     np.testing.assert_array_equal(gradients.value(loaded, x), y)
 
 
+@pytest.mark.skipif(ON_TORCH, reason="torch runs without graphs")
 def test_a_training_goes_on_with_the_sizes_that_it_had(tmp_path):
     # In the middle of an epoch sizes lag behind the strides.
     x, y = gradients.random((4, 12, 16, 2)), np.zeros((4, 1), "float32")
@@ -333,7 +341,8 @@ def test_mixed_precision(policy, symmetric):
         )
         y = layer(x) if ON_TENSORFLOW else gradients.apply(layer, x)
         with AutocastScope("float16"):
-            assert layer.strides.value.dtype == "float32"
+            dtype = keras.backend.standardize_dtype(layer.strides.value.dtype)
+            assert dtype == "float32"
         upstream = gradients.random(y.shape, seed=1).astype(y.dtype.name)
         function = gradients.layer_function(layer)
         _, found = gradients.value_and_gradients(
@@ -509,7 +518,7 @@ def test_strides_stay_within_limits_and_finite_in_training():
 
 def test_untrained_strides():
     layer = DiffStride(2, trainable=False)
-    assert layer.supports_jit  # Its sizes are constants on every backend.
+    assert layer.is_static  # Its sizes are constants on every backend.
     model = keras.Sequential([keras.Input((12, 12, 1)), layer])
     model.compile("sgd", "mse")
     assert model.trainable_weights == []
@@ -538,7 +547,10 @@ def test_strides_follow_the_frequencies_that_matter():
     layer = DiffStride(2, smoothness_factor=2, norm="forward")
     inputs = keras.Input((16, 16, 1))
     energy = ops.square(layer(inputs))
-    outputs = layers.Dense(1)(ops.mean(energy, axis=(1, 2)))
+    # A kernel below zero would teach to lose the wave first.
+    outputs = layers.Dense(1, kernel_initializer="ones")(
+        ops.mean(energy, axis=(1, 2))
+    )
     model = keras.Model(inputs, outputs)
     model.compile(
         keras.optimizers.Adam(0.1),

@@ -20,6 +20,23 @@ def value_and_gradients(function, arguments, upstream):
             value, arguments, upstream, unconnected_gradients="zero"
         )
         return value, gradients
+    if keras.backend.backend() == "torch":
+        import torch
+
+        arguments = [
+            keras.ops.convert_to_tensor(argument).detach().requires_grad_()
+            for argument in arguments
+        ]
+        value = function(*arguments)
+        upstream = keras.ops.convert_to_tensor(upstream, dtype=value.dtype)
+        gradients = torch.autograd.grad(
+            value,
+            arguments,
+            upstream,
+            allow_unused=True,
+            materialize_grads=True,
+        )
+        return value.detach(), gradients
     import jax
 
     def run(*arguments):

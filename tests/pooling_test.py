@@ -38,7 +38,7 @@ def to_first(x):
 
 
 def to_last(x):
-    return np.moveaxis(x, 1, -1)
+    return np.moveaxis(ops.convert_to_numpy(x), 1, -1)
 
 
 def assert_close(found, expected, tolerance):

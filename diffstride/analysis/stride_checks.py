@@ -1,7 +1,7 @@
 """Warnings, once for each layer, where strides cannot or will not learn.
 
-They come when Keras compiles the training step of a model, which is when all
-that matters is known: the model, the optimizer and the callbacks.
+They come in the first training step of a model, when all that matters is known:
+the model, the optimizer and the callbacks.
 """
 
 import warnings
@@ -59,6 +59,8 @@ def check_strides(layer, model):
 def _check_sizes(layer, model):
     if not layer.is_static or layer.graph_sizes.is_holding:
         return None
+    if model.run_eagerly or keras.backend.backend() == "torch":
+        return None  # Without a graph, sizes are those of the strides.
     when = " within an epoch" if keras.backend.backend() == "jax" else ""
     return (
         f"The sizes of layer '{layer.name}' are constants in the compiled "

@@ -192,6 +192,7 @@ class BaseDiffStride(BaseSpectralPooling):
         # XLA compiles a graph only if every size in it is a constant.
         self.supports_jit = self.is_static
         self._strides = None
+        self._is_checked = False
         self.graph_sizes = GraphSizes(self._initial_strides, self._sizes_from)
 
     @property
@@ -295,8 +296,8 @@ class BaseDiffStride(BaseSpectralPooling):
 
     def _filters(self, sizes):
         strides = ops.convert_to_tensor(self._strides)
-        if as_floats(strides) is None:
-            compiled_functions.run_checks(self)
+        if self.trainable and not self._is_checked:
+            self._is_checked = compiled_functions.run_checks(self)
         out_sizes = self._sizes_in_call(strides, sizes)
         return [
             spectral.axis_filter(

@@ -13,24 +13,30 @@ import keras
 NAMES = ("train_function", "test_function", "predict_function")
 
 # Called with a layer that learns strides and a model, when a training step of
-# the model is compiled. Whoever knows more about models adds a function.
+# the model first calls the layer. Whoever knows more about models adds one.
 CHECKS = []
 
 
 def run_checks(layer):
-    """Runs the checks, if a training step is being compiled right now."""
+    """Runs the checks, if a training step calls the layer.
+
+    Returns:
+        Whether it does.
+    """
     function = being_traced()
-    if function is not None and function.is_training:
-        for check in CHECKS:
-            check(layer, function.model)
+    if function is None or not function.is_training:
+        return False
+    for check in CHECKS:
+        check(layer, function.model)
+    return True
 
 
 def being_traced():
     """The `CompiledFunction` whose graph is built right now, or None.
 
     Keras does not tell a layer which model calls it. But while Keras builds a
-    graph, the `train_step`, `test_step` or `predict_step` of the model is on
-    the call stack.
+    graph, or runs without one, the `train_step`, `test_step` or `predict_step`
+    of the model is on the call stack.
     """
     frame = inspect.currentframe()
     while frame is not None:

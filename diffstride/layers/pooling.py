@@ -207,14 +207,16 @@ class DiffStride(BaseDiffStride):
     cropped. The window is differentiable in the strides: they follow the
     gradient of the loss, and the size of the output follows them.
 
-    `layer.strides` is the weight, and reads as the strides in effect: at least
-    `size / (size - smoothness_factor)`, from where on the window ends inside
-    the map and the gradient lives.
+    `layer.strides` is the weight, and reads as the strides in effect. They are
+    at least `size / (size - smoothness_factor)`, because below that the window
+    would leave the map, and the gradient would be zero. They are at most
+    `size / 2`, where the window ends at the first frequency.
 
     On TensorFlow the sizes are computed inside the graph, by default, and are
     None in the shape of the output. Under JAX, and with `static_sizes=True`,
-    the layer holds sizes that `refresh_sizes` brings up to date; the callback
-    `diffstride.RefreshSizes` calls it during `fit`.
+    they are constants of each compiled function, which follow the strides if
+    `diffstride.RefreshSizes` is among the callbacks of `fit`. `layer.is_static`
+    tells which kind of sizes a layer has.
 
     `DiffStride1D` and `DiffStride3D` do the same for signals and volumes.
 
