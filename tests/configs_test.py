@@ -53,6 +53,7 @@ SMALL = {
         "images.tfds_images.data_dir = '{data_dir}'",
         "images.tfds_images.name = 'tiny_{name}'",
         "images.tfds_images.image_size = 32",
+        "images.tfds_images.cache_dir = None",
     ],
     "audio.tfds_audio": [f"audio.tfds_audio.batch_size = {BATCH_SIZE}"],
     "audio.folder_audio": [

@@ -1,16 +1,22 @@
 import doctest
+import threading
 
 import keras
 import numpy as np
 import pytest
 
 from diffstride.data import arrays, augment, dataset, synthetic
+from diffstride.data.arrays import from_arrays
+from diffstride.data.clips import collect
 from diffstride.data.dataset import (
     Batches,
+    batch_shapes,
     process_rows,
     random_generator,
     validate_batching,
 )
+from diffstride.data.multi_task import multi_task
+from diffstride.data.windows import from_clips
 
 
 @pytest.mark.parametrize("module", [arrays, augment, dataset, synthetic])
@@ -132,3 +138,74 @@ def test_it_is_said_how_many_examples_an_epoch_leaves_out(caplog):
         assert not caplog.text
         validate_batching(10, batch_size=4, seed=0)
     assert "leaves out 2 of the 10 training examples" in caplog.text
+
+
+def pictures(**kwargs):
+    images, labels = np.zeros((13, 8, 8, 3), "uint8"), np.arange(13) % 3
+    return from_arrays(
+        ((images, labels), (images, labels)), batch_size=4, **kwargs
+    )
+
+
+def sounds(**kwargs):
+    lengths = (25, 10, 7, 31, 25, 19)
+    clips = collect([(np.ones(n, "int16"), n % 2) for n in lengths], "ab")
+    return from_clips(clips, clips, "sounds", batch_size=4, **kwargs)
+
+
+@pytest.mark.parametrize(
+    "load",
+    [
+        pictures,
+        lambda **kwargs: sounds(window=10, **kwargs),
+        lambda **kwargs: sounds(window=None, length_step=5, **kwargs),
+    ],
+)
+def test_test_batches_are_counted_without_making_them(load, monkeypatch):
+    for index in (0, 1):
+        batches = load(process_index=index, process_count=2).test()
+        expected = [x.shape for x, _ in batches]
+        monkeypatch.setattr(batches, "make_batch", None)
+        assert list(batch_shapes(batches)) == expected
+    assert batch_shapes([(np.zeros((2, 3)), 0), (np.zeros((1, 3)), 0)]) == [
+        (2, 3),
+        (1, 3),
+    ]
+
+
+def test_test_batches_of_several_tasks_are_counted():
+    data = multi_task({"a": sounds(window=10), "b": sounds(window=10)})
+    batches = data.test()
+    assert batch_shapes(batches) == [x.shape for x, *_ in batches]
+
+
+def test_workers_make_the_same_batches():
+    """Large images that are cropped and resized take more than one thread."""
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (24, 20, 30, 3), dtype="uint8")
+    data = ((images, np.arange(24)), (images[:9], np.arange(9)))
+    one, four = (
+        from_arrays(
+            data,
+            batch_size=4,
+            image_size=16,
+            inception_crop=True,
+            mixup_alpha=0.2,
+            workers=workers,
+        )
+        for workers in (1, 4)
+    )
+    for run in (lambda data: data.train(1, 2), lambda data: data.test()):
+        for batch, other in zip(run(one), run(four), strict=True):
+            for part, other_part in zip(batch, other, strict=True):
+                np.testing.assert_array_equal(part, other_part)
+
+
+def test_workers_work_at_the_same_time():
+    together = threading.Barrier(3)  # Breaks where one waits for the others.
+
+    def make_batch(step):
+        together.wait(30)
+        return step
+
+    assert list(Batches(make_batch, 6, workers=3)) == list(range(6))

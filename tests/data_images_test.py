@@ -1,8 +1,10 @@
+import shutil
+
 import keras
 import numpy as np
 import pytest
 
-from diffstride.data import arrays, augment
+from diffstride.data import arrays, augment, image_arrays
 from diffstride.data import images as images_lib
 from diffstride.data.dataset import random_generator
 from diffstride.data.images import tfds_images
@@ -179,6 +181,9 @@ def test_processes_stream_the_batches_of_one(load, pairs):
         ]
         assert_same(run(whole), joined, atol=0)
     assert len(next(iter(parts[0].train(0)))[0]) == 4
+    for dataset in (whole, *parts):
+        shapes = [x.shape for x, _ in as_arrays(dataset.test())]
+        assert dataset.test().shapes == shapes
 
 
 def test_pairs_of_a_stream_become_one_example(load):
@@ -378,6 +383,53 @@ def test_a_set_without_one_label_for_each_image():
         pytest.raises(ValueError, match="images with one label.*'coco'"),
     ):
         tfds_images("coco")
+
+
+def test_decoded_images_are_kept_on_disk(tmp_path, data, monkeypatch):
+    write_tfds(tmp_path, "icons", data, NUM_TRAIN)
+
+    def load():
+        return tfds_images(
+            "icons", data_dir=str(tmp_path), batch_size=8, cache_dir=cache
+        )
+
+    cache = tmp_path / "cache"
+    first = as_arrays(load().train(0))
+    with monkeypatch.context() as without:
+        without.setattr(image_arrays, "_decode", None)
+        assert_same(load().train(0), first, atol=0)
+    # Prepared again with other labels and the same number of bytes.
+    shutil.rmtree(tmp_path / "icons")
+    images, labels = data["train"]
+    write_tfds(
+        tmp_path, "icons", {**data, "train": (images, labels[::-1])}, NUM_TRAIN
+    )
+    assert not np.array_equal(labels_of(load().train(0)), labels_of(first))
+    for path in cache.iterdir():
+        path.write_bytes(path.read_bytes()[:100])
+    load()
+    # A folder that cannot be written is no reason to end.
+    cache = tmp_path / "icons" / "1.0.0" / "features.json"
+    load()
+
+
+def test_a_set_with_bad_images_is_not_kept(tmp_path, data, caplog):
+    write_tfds(tmp_path, "icons", data, NUM_TRAIN)
+    (path,) = (tmp_path / "icons" / "1.0.0").glob("*train*")
+    content = bytearray(path.read_bytes())
+    content[content.index(b"IDAT") + 9] ^= 255
+    path.write_bytes(content)
+    for _ in range(2):
+        caplog.clear()
+        tfds_images(
+            "icons",
+            data_dir=str(tmp_path),
+            batch_size=8,
+            max_bad_share=0.1,
+            cache_dir=tmp_path / "cache",
+        )
+        assert f"{path}, record 0" in caplog.text
+    assert len(list((tmp_path / "cache").iterdir())) == 1  # The test images.
 
 
 def test_a_corrupt_record_of_a_set_in_memory(tmp_path, data):

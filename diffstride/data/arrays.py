@@ -168,6 +168,7 @@ def from_arrays(
     train_steps = num_train // batch_size
     batch_images = batch_size * augmentation.images_per_example
     rows = process_rows(batch_size, process_index, process_count)
+    input_shape = (*augmentation.image_size, x_train.shape[-1])
 
     def train(epoch, start_step=0):
         order = sampling.shuffle(
@@ -189,20 +190,24 @@ def from_arrays(
     def evaluation(split):
         images, labels = held_out[split]
 
-        def make_batch(step):
+        def examples(step):
             start = step * batch_size
             size = min(batch_size, len(images) - start)
-            examples = start + process_rows(size, process_index, process_count)
-            return augmentation.evaluate(images[examples], labels[examples])
+            return start + process_rows(size, process_index, process_count)
+
+        def make_batch(step):
+            chosen = examples(step)
+            return augmentation.evaluate(images[chosen], labels[chosen])
 
         steps = -(-len(images) // batch_size)
-        return Batches(make_batch, steps, workers=workers)
+        shapes = [(len(examples(step)), *input_shape) for step in range(steps)]
+        return Batches(make_batch, steps, workers=workers, shapes=shapes)
 
     return Dataset(
         train=train,
         test=lambda: evaluation("test"),
         train_steps=train_steps,
-        input_shape=(*augmentation.image_size, x_train.shape[-1]),
+        input_shape=input_shape,
         num_classes=num_classes,
         name=name,
         validation=validation_split and (lambda: evaluation(validation_split)),

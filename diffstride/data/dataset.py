@@ -70,6 +70,8 @@ class Batches(keras.utils.PyDataset):
         workers: Number of threads.
         ahead: Number of batches to compute ahead. Defaults to one more than
             there are threads.
+        shapes: The shape of the examples of each batch, where it is known
+            before the batches are made.
 
     Example:
 
@@ -78,7 +80,9 @@ class Batches(keras.utils.PyDataset):
     [(2, 4), (3, 9), (4, 16)]
     """
 
-    def __init__(self, make_batch, stop, start=0, workers=1, ahead=None):
+    def __init__(
+        self, make_batch, stop, start=0, workers=1, ahead=None, shapes=None
+    ):
         super().__init__()
         if not 0 <= start <= stop:
             raise ValueError(
@@ -89,6 +93,7 @@ class Batches(keras.utils.PyDataset):
         self.start = start
         self.stop = stop
         self.ahead = workers + 1 if ahead is None else ahead
+        self.shapes = shapes
         self._threads = ThreadPoolExecutor(workers, "batches")
         self._lock = threading.Lock()
         self._made = {}
@@ -107,6 +112,17 @@ class Batches(keras.utils.PyDataset):
             batch = made.pop(step)
             self._made = made
         return batch.result()
+
+
+def batch_shapes(batches):
+    """The shape of the examples of each batch.
+
+    Batches are made for that only where they do not know it.
+    """
+    shapes = getattr(batches, "shapes", None)
+    if shapes is not None:
+        return shapes
+    return [np.shape(keras.tree.flatten(batch)[0]) for batch in batches]
 
 
 def random_generator(seed, epoch, step=None):

@@ -43,6 +43,8 @@ class ImageStream:
         process_count,
     ):
         self._train = train
+        channels = train.source.image_shape[-1]
+        self.input_shape = (*augmentation.image_size, channels)
         self._augmentation = augmentation
         # What is left to do once boxes are cropped and resized.
         self._finish = dataclasses.replace(augmentation, inception_crop=False)
@@ -87,19 +89,25 @@ class ImageStream:
         """The batches of these `Records`, as `Dataset.test` has them."""
         total = len(records)
 
-        def make_batch(step):
+        def examples(step):
             start = step * self._batch_size
             size = min(self._batch_size, total - start)
+            return start + process_rows(size, *self._process)
+
+        def make_batch(step):
             images, labels = self._read(
                 records,
-                start + process_rows(size, *self._process),
+                examples(step),
                 lambda sizes, part: self._augmentation.boxes(*sizes.T),
                 lambda images, part: self._finish.change(images),
             )
             return images, self._finish.targets(labels)
 
         steps = -(-total // self._batch_size)
-        return Batches(make_batch, steps, workers=self._workers)
+        shapes = [
+            (len(examples(step)), *self.input_shape) for step in range(steps)
+        ]
+        return Batches(make_batch, steps, workers=self._workers, shapes=shapes)
 
     def _draw_order(self, epoch):
         """The training records of an epoch in order."""
@@ -126,13 +134,14 @@ class ImageStream:
         Returns:
             The images and their labels.
         """
-        shape = (*self._augmentation.image_size, records.source.image_shape[-1])
-        images = np.empty((len(indices), *shape), "float32")
+        images = np.empty((len(indices), *self.input_shape), "float32")
         labels = np.empty(len(indices), "int32")
         for start in range(0, len(indices), _CHUNK):
             part = np.arange(start, min(start + _CHUNK, len(indices)))
             decoded, labels[part] = records.decode(
-                indices[part], shape, functools.partial(boxes, part=part)
+                indices[part],
+                self.input_shape,
+                functools.partial(boxes, part=part),
             )
             images[start : start + _CHUNK] = change(decoded, part)
         if np.any(labels < 0):

@@ -10,8 +10,6 @@ import dataclasses
 import math
 import os
 
-import numpy as np
-
 from diffstride.data import augment
 from diffstride.data.array_checks import check_crop_padding
 from diffstride.data.arrays import (
@@ -20,6 +18,7 @@ from diffstride.data.arrays import (
     training_size,
 )
 from diffstride.data.dataset import Dataset, validate_batching
+from diffstride.data.image_arrays import read_splits
 from diffstride.data.image_stream import ImageStream
 from diffstride.data.records import Records
 from diffstride.data.sampling import check_shuffle_buffer
@@ -34,7 +33,6 @@ _STATISTICS = {
 # The test images of ImageNet have no labels; Imagenette has no test images.
 _TEST_SPLITS = {"imagenet2012": "validation", "imagenette": "validation"}
 _CACHED_BYTES = 2**31
-_DECODED_AT_ONCE = 1024
 _STREAM_SHUFFLE_BUFFER = 10_000
 # Each worker makes a batch, whose images are decoded in parallel in any case.
 _MOST_WORKERS = 4
@@ -49,6 +47,7 @@ def tfds_images(
     test_split=None,
     validation_split=None,
     cache="auto",
+    cache_dir=None,
     shuffle_buffer=None,
     num_train_examples=None,
     stratified=False,
@@ -91,6 +90,9 @@ def tfds_images(
             does.
         cache: Whether to keep the decoded set in memory, which takes images of
             one size; `"auto"` for those that take up to 2 GiB.
+        cache_dir: Folder for files of decoded images, which later runs read in
+            a fraction of the time. A set that was prepared again is decoded
+            again. Only for sets in memory. Defaults to none.
         shuffle_buffer: Number of images among which the next one is drawn, as
             `tf.data.Dataset.shuffle` does it. Defaults to all images of a set
             in memory, and to 10,000 of a streamed set, whose files are
@@ -191,7 +193,7 @@ def tfds_images(
                 "validation",
             )
         data = from_arrays(
-            _arrays(source, splits, max_bad_share),
+            read_splits(source, splits, max_bad_share, cache_dir),
             name=name,
             num_classes=source.num_classes,
             validation_split=validation_split,
@@ -255,31 +257,10 @@ def tfds_images(
         train=stream.train,
         test=lambda: stream.evaluation(test),
         train_steps=stream.train_steps,
-        input_shape=(*augmentation.image_size, shape[-1]),
+        input_shape=stream.input_shape,
         num_classes=source.num_classes,
         name=name,
         class_names=source.class_names,
         test_split=test_split,
         validation=validation and (lambda: stream.evaluation(validation)),
     )
-
-
-def _arrays(source, splits, max_bad_share):
-    """Images and labels of splits, as `from_arrays` takes them."""
-    arrays = {}
-    for key, split in splits.items():
-        arrays[f"x_{key}"], arrays[f"y_{key}"] = _read_all(
-            Records(source, split, max_bad_share)
-        )
-    return arrays
-
-
-def _read_all(records):
-    """The decoded images and the labels of a split, as arrays."""
-    shape = records.source.image_shape
-    images = np.empty((len(records), *shape), "uint8")
-    labels = np.empty(len(records), "int32")
-    for start in range(0, len(records), _DECODED_AT_ONCE):
-        part = np.arange(start, min(start + _DECODED_AT_ONCE, len(records)))
-        images[part], labels[part] = records.decode(part, shape)
-    return images, labels

@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 
-from diffstride.data.dataset import Batches, Dataset
+from diffstride.data.dataset import Batches, Dataset, batch_shapes
 from diffstride.data.windows import vary_early
 
 
@@ -112,12 +112,9 @@ def multi_task(datasets, seed=0, train_steps=None):
         """The task and the step of each test batch; the weights of tasks."""
         plan, sizes = [], {}
         for task, dataset in tasks.items():
-            batches = dataset.test()
-            sizes[task] = 0
-            for step in range(len(batches)):
-                x, y = batches.make_batch(step)
-                plan.append((task, step, x.shape))
-                sizes[task] += len(y)
+            shapes = batch_shapes(dataset.test())
+            plan += [(task, step, shape) for step, shape in enumerate(shapes)]
+            sizes[task] = sum(rows for rows, *_ in shapes)
         plan = vary_early(plan, length=lambda place: place[-1][1:])
         return plan, _weights(sizes)
 
@@ -130,7 +127,9 @@ def multi_task(datasets, seed=0, train_steps=None):
             batch = tests[task].make_batch(own_step)
             return merge({task: batch}, weights)
 
-        return Batches(make_batch, len(plan))
+        return Batches(
+            make_batch, len(plan), shapes=[shape for _, _, shape in plan]
+        )
 
     return Dataset(
         train=train_batches,

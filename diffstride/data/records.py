@@ -62,6 +62,11 @@ class Records:
     def __len__(self):
         return len(self.files)
 
+    @property
+    def num_bad(self):
+        """Number of records that are missing or were found to be bad."""
+        return self._lost + len(self._bad)
+
     def read(self, indices):
         """Reads records; in place of one that is not usable, the next one.
 
@@ -135,7 +140,7 @@ class Records:
             self._check(place)
 
     def _check(self, last):
-        bad, total = self._lost + len(self._bad), self._lost + len(self)
+        bad, total = self.num_bad, self._lost + len(self)
         if bad > self.max_bad_share * total or bad == total:
             raise ValueError(
                 f"At most {self.max_bad_share:.1%} of the examples may be "

@@ -171,18 +171,21 @@ def from_clips(
             )
         ]
 
+    shares = [
+        (clips[process_rows(len(clips), process_index, process_count)], length)
+        for clips, length in groups
+    ]
+
     def test_batches():
         def make_batch(step):
-            clips, length = groups[step]
-            clips = clips[
-                process_rows(len(clips), process_index, process_count)
-            ]
+            clips, length = shares[step]
             y = test.labels[clips]
             return test.read(clips, length), (
                 y.astype("float32") if y.ndim == 2 else y
             )
 
-        return Batches(make_batch, len(groups))
+        shapes = [(len(clips), length) for clips, length in shares]
+        return Batches(make_batch, len(shares), shapes=shapes)
 
     return Dataset(
         train=train_batches,

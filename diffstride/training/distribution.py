@@ -14,6 +14,7 @@ import keras
 import numpy as np
 
 from diffstride.analysis.keras_graph import sublayers
+from diffstride.data.dataset import batch_shapes
 from diffstride.training.processes import (
     gather,
     process_count,
@@ -223,8 +224,8 @@ def _filled_up(make_batches, devices):
     @functools.cache
     def plan():
         """Rows of each batch here, and the weight of an example."""
-        rows = np.array([_count_rows(batch) for batch in make_batches()])
-        rows = gather(rows.astype("int32"))
+        rows = [shape[0] for shape in batch_shapes(make_batches())]
+        rows = gather(np.array(rows, "int32"))
         even = -(-rows.max(axis=0) // devices) * devices
         return even, process_count() * even.sum() / rows.sum()
 
