@@ -83,6 +83,24 @@ def test_few_modules_know_gin():
     }
 
 
+def test_a_module_has_one_idea():
+    lengths = {
+        path.name: len(path.read_text().splitlines())
+        for path in PACKAGE.rglob("*.py")
+    }
+    assert {n: lines for n, lines in lengths.items() if lines > 400} == {}
+
+
+def test_one_module_knows_the_private_parts_of_models():
+    private = ("._flatten_layers(", "._nodes_by_depth", "._keras_history")
+    users = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*.py")
+        if any(f"{name}" in path.read_text() for name in private)
+    }
+    assert users == {"analysis/keras_graph.py"}
+
+
 TRAINING = """
 import sys
 for name in ["tensorflow", "tensorflow_datasets", "tensorboard"]:

@@ -8,6 +8,7 @@ Reference:
 import functools
 import math
 
+import keras
 from keras import ops
 
 from diffstride.analysis.learned_layers import strides_of, upstream_layers
@@ -121,10 +122,16 @@ def add_complexity_loss(model, weight):
             f"{len(upstream)} DiffStride layers"
         )
 
-    def regularizer(_, layer):
-        if layer not in trained_layers()[:1]:
-            return ops.zeros(())
-        return weight * _complexity(upstream)
+    class ComplexityRegularizer(keras.regularizers.Regularizer):
+        """The whole sum, for the first layer that is trained."""
+
+        def __init__(self, layer):
+            self.layer = layer
+
+        def __call__(self, _):
+            if self.layer not in trained_layers()[:1]:
+                return ops.zeros(())
+            return weight * _complexity(upstream)
 
     for layer in upstream:
-        layer.strides.regularizer = functools.partial(regularizer, layer=layer)
+        layer.strides.regularizer = ComplexityRegularizer(layer)

@@ -4,8 +4,8 @@ import weakref
 
 import keras
 
+from diffstride.analysis.learned_layers import learned_layers
 from diffstride.layers import compiled_functions
-from diffstride.layers.base_pooling import BaseDiffStride
 from diffstride.layers.compiled_functions import CompiledFunction
 
 
@@ -130,7 +130,5 @@ class RefreshSizes(keras.callbacks.Callback):
 
     def _static_layers(self):
         return [
-            layer
-            for layer in self.model._flatten_layers()
-            if isinstance(layer, BaseDiffStride) and layer.is_static
+            layer for layer in learned_layers(self.model) if layer.is_static
         ]
