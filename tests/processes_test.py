@@ -187,7 +187,8 @@ def assert_same_run(workdir, other):
         np.testing.assert_allclose(
             row["strides"]["pooling"], other_row["strides"]["pooling"], 1e-4
         )
-    assert rows[0]["sizes"] != rows[-1]["sizes"]
+    # Sizes have changed, and were compiled.
+    assert rows[-1]["compilations"] > 1
     arrays, other_arrays = (
         Checkpoints(path / "checkpoints").load()[0] for path in (workdir, other)
     )
