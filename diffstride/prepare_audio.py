@@ -7,12 +7,17 @@ A manifest is a CSV file with the columns `path`, `label`, and `split` or
 `fold`; a folder has a folder for each class. Where a sound may have several
 labels, `--label_separator=,` tells what is between them.
 
-ESC-50, FSD50K and AudioSet, in the folders that they are published in (see
-`diffstride.data.published`):
+ESC-50, FSD50K, AudioSet and TUT Urban Acoustic Scenes 2018, in the folders that
+they are published in (see `diffstride.data.published`):
 
     python -m diffstride.prepare_audio --esc50=ESC-50-master --name=esc50
     python -m diffstride.prepare_audio --fsd50k=FSD50K --name=fsd50k
     python -m diffstride.prepare_audio --audioset=audioset --name=audioset
+    python -m diffstride.prepare_audio --acoustic_scenes=FOLDER \
+        --name=acoustic_scenes
+
+Of the acoustic scenes a tenth is tested, as in the paper. With `--fold1` the
+published split is taken, whose places are trained on or tested.
 
 The 35 words of Speech Commands with its official splits, of which TFDS itself
 keeps ten:
@@ -69,6 +74,8 @@ flags.DEFINE_string("esc50", None, "Folder of ESC-50.")
 flags.DEFINE_bool("esc10", False, "Whether to take of it what is ESC-10.")
 flags.DEFINE_string("fsd50k", None, "Folder of FSD50K.")
 flags.DEFINE_string("audioset", None, "Folder of AudioSet.")
+flags.DEFINE_string("acoustic_scenes", None, "Folder of acoustic scenes.")
+flags.DEFINE_bool("fold1", False, "Whether to take their published split.")
 flags.DEFINE_string("name", None, "Name of the data set.", required=True)
 flags.DEFINE_string("version", "1.0.0", "Version of the data set.")
 flags.DEFINE_string("data_dir", None, "Folder of prepared data sets.")
@@ -86,7 +93,8 @@ flags.DEFINE_float(
 flags.DEFINE_integer("process_index", 0, "Number of this process.")
 flags.DEFINE_integer("process_count", 1, "Number of processes.")
 flags.mark_flags_as_mutual_exclusive(
-    ["manifest", "folder", "esc50", "fsd50k", "audioset"], required=True
+    ["manifest", "folder", "esc50", "fsd50k", "audioset", "acoustic_scenes"],
+    required=True,
 )
 
 
@@ -106,6 +114,8 @@ def read_rows():
         return published.fsd50k(FLAGS.fsd50k)
     if FLAGS.audioset:
         return published.audioset(FLAGS.audioset)
+    if FLAGS.acoustic_scenes:
+        return published.acoustic_scenes(FLAGS.acoustic_scenes, FLAGS.fold1)
     lists = dict(item.split("=", 1) for item in FLAGS.list)
     return manifest.read_folder(FLAGS.folder, FLAGS.test_percent, lists)
 

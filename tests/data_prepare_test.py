@@ -255,6 +255,34 @@ def test_esc50(tmp_path):
     assert published.esc50(tmp_path, esc10=True) == [dog]
 
 
+def test_acoustic_scenes(tmp_path):
+    audio_folder = tmp_path / "audio"
+    audio_folder.mkdir()
+    names = [
+        f"{place}-milan-{index // 2}-{index}-a.wav"
+        for place in ("street_traffic", "airport")
+        for index in range(40)
+    ]
+    for name in names:
+        (audio_folder / name).touch()
+    found = published.acoustic_scenes(tmp_path)
+    assert sorted(row.path.name for row in found) == sorted(names)
+    assert all(row.path.name.startswith(f"{row.label}-") for row in found)
+    tests = [row.label for row in found if row.split == "test"]
+    assert sorted(tests) == 4 * ["airport"] + 4 * ["street_traffic"]
+    assert published.acoustic_scenes(tmp_path) == found
+    setup = tmp_path / "evaluation_setup"
+    setup.mkdir()
+    (setup / "fold1_train.txt").write_text(
+        f"audio/{names[0]}\tstreet_traffic\n"
+    )
+    (setup / "fold1_evaluate.txt").write_text(f"audio/{names[50]}\tairport\n\n")
+    assert published.acoustic_scenes(tmp_path, fold1=True) == [
+        manifest.Row(audio_folder / names[0], "street_traffic", "train"),
+        manifest.Row(audio_folder / names[50], "airport", "test"),
+    ]
+
+
 def test_fsd50k(tmp_path):
     folder = tmp_path / "FSD50K.ground_truth"
     folder.mkdir()

@@ -96,3 +96,13 @@ def test_the_learning_rate_of_the_documented_sweep_falls(text, caplog):
     assert not caplog.records
     assert float(schedule(10 * epochs)) < float(schedule(0))
     gin.clear_config()
+
+
+def test_frames_of_clips_are_those_of_the_layer():
+    layer = diffstride.LogMelSpectrogram()
+    frames = [
+        f"{layer.compute_output_shape((1, 16000 * seconds))[1]:,}"
+        for seconds in (10, 30, 5, 4, 1)
+    ]
+    text = f"{', '.join(frames[:-1])} and {frames[-1]}"
+    assert f"inside the clip: {text}" in PAGES["papers.md"]

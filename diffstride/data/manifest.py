@@ -154,7 +154,9 @@ def read_folder(folder, test_percent=20, lists=None):
         if not paths:
             without[class_folder.name] = set(suffixes.values())
         unread.update(s for s in suffixes.values() if s in _OTHER_SUFFIXES)
-        paths.sort(key=lambda path: _digest(path.relative_to(folder)))
+        paths.sort(
+            key=lambda path: name_order(path.relative_to(folder).as_posix())
+        )
         tests = 0 if lists else round(len(paths) * test_percent / 100)
         for index, path in enumerate(paths):
             split = listed.pop(path, "test" if index < tests else "train")
@@ -199,8 +201,9 @@ def _check_class_folders(folder, without, unread):
         )
 
 
-def _digest(path):
-    return hashlib.sha1(path.as_posix().encode()).hexdigest()
+def name_order(name):
+    """A key that brings names into an order which looks random, but is not."""
+    return hashlib.sha1(name.encode()).hexdigest()
 
 
 def check_rows(rows, source):

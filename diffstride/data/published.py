@@ -1,10 +1,17 @@
 """Sets of sounds in the folders that they are published in, as manifests."""
 
+import collections
 import csv
 import pathlib
 import re
 
-from diffstride.data.manifest import SUFFIXES, Row, check_rows, read_manifest
+from diffstride.data.manifest import (
+    SUFFIXES,
+    Row,
+    check_rows,
+    name_order,
+    read_manifest,
+)
 
 # What people put around the eleven characters of a YouTube identifier:
 # `Y---1_cCGK4M.wav`, `---1_cCGK4M_0.000_10.000.wav`.
@@ -31,6 +38,59 @@ def esc50(folder, esc10=False):
         line["filename"] for line in _read(path) if line["esc10"] == "True"
     }
     return [row for row in rows if row.path.name in chosen]
+
+
+def acoustic_scenes(folder, fold1=False):
+    """TUT Urban Acoustic Scenes 2018, development set: 8,640 clips of 10 s.
+
+    The classes are ten kinds of places, and the splits `train` and `test`. The
+    clips are cut from longer recordings. In a split by clips, parts of one
+    recording are trained on and tested, which makes it the easier one.
+
+    Args:
+        folder: The unpacked set, with `audio/` and `evaluation_setup/`.
+        fold1: Whether to take the published split, `fold1_train.txt` and
+            `fold1_evaluate.txt`, of 6,122 and 2,518 clips from different
+            places. By default a tenth of the clips of each class is tested, as
+            in Riad et al., 2022, who have 7,829 and 810 clips. Which ones they
+            took is not known; here the names of the files decide.
+
+    Returns:
+        A list of `diffstride.data.manifest.Row`.
+    """
+    folder = pathlib.Path(folder)
+    if not fold1:
+        # The names begin with the class: `airport-barcelona-0-0-a.wav`.
+        paths = sorted(
+            (folder / "audio").glob("*-*.wav"),
+            key=lambda path: name_order(path.name),
+        )
+        by_class = collections.defaultdict(list)
+        for path in paths:
+            by_class[path.name.partition("-")[0]].append(path)
+        rows = [
+            Row(path, name, "test" if index < len(paths) // 10 else "train")
+            for name, paths in sorted(by_class.items())
+            for index, path in enumerate(paths)
+        ]
+        return check_rows(rows, folder / "audio")
+    rows = []
+    for split, part in [("train", "train"), ("test", "evaluate")]:
+        path = folder / "evaluation_setup" / f"fold1_{part}.txt"
+        names = [
+            line.split("\t")[0].strip()
+            for line in path.read_text().splitlines()
+            if line.strip()
+        ]
+        rows += [
+            Row(
+                folder / name,
+                pathlib.PurePosixPath(name).name.partition("-")[0],
+                split,
+            )
+            for name in names
+        ]
+    return check_rows(rows, folder)
 
 
 def fsd50k(folder):
