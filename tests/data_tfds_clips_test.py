@@ -130,6 +130,22 @@ def test_cache_of_a_set_that_changed_is_not_used(tmp_path):
 
 
 @pytest.mark.tensorflow
+@pytest.mark.parametrize("cached", [False, True])
+def test_corrupt_record_names_the_set_and_its_part(tmp_path, cached):
+    write_notes(tmp_path)
+    (path,) = (tmp_path / "notes" / "1.0.0").glob("*train*")
+    content = bytearray(path.read_bytes())
+    content[len(content) - 8] ^= 1  # The end of the data of the last record.
+    path.write_bytes(content)
+    source = opened(tmp_path, cache_dir=tmp_path / "cache" if cached else None)
+    with pytest.raises(
+        ValueError,
+        match=f"'train.*' of 'notes/1.0.0'.*{tmp_path}.*corrupted record",
+    ):
+        source.read("train")
+
+
+@pytest.mark.tensorflow
 def test_rate_of_the_cache(tmp_path):
     write_notes(tmp_path, rate=2 * RATE)
     whole = opened(tmp_path, cache_dir=tmp_path / "c", sample_rate=2 * RATE)

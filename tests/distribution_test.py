@@ -33,6 +33,22 @@ def test_one_of_many_processes_needs_a_data_set_of_rows(monkeypatch):
         distribution.load(tiny.dataset, seed=0)
 
 
+def test_arrays_of_a_wrong_type_are_an_error_of_the_configuration():
+    images, labels = np.zeros((9, 8, 8, 3), "uint8"), np.arange(9) % 3
+    wrong = ((images, labels), (images / 255, labels))
+    with pytest.raises(ConfigError, match="must both be `uint8` or"):
+        distribution.load(
+            functools.partial(from_arrays, wrong, batch_size=4), seed=0
+        )
+
+    def broken(seed):
+        return len(seed)
+
+    # An error of the program keeps its traceback.
+    with pytest.raises(TypeError, match="has no len"):
+        distribution.load(broken, seed=0)
+
+
 def nine_examples(batch_size):
     x = np.random.default_rng(0).normal(size=(9, 16, 16, 1)).astype("float32")
     y = np.arange(9) % 3

@@ -10,6 +10,7 @@ from absl import logging
 
 from diffstride.data import shards, sounds
 from diffstride.data.clips import collect, open_stored
+from diffstride.data.decoding import reason
 from diffstride.data.tfds_source import (
     check_files,
     fingerprint,
@@ -197,13 +198,26 @@ def _read_clips(source, split, names):
             examples = builder.as_dataset(
                 split=split, decoders=tfds.decode.PartialDecoding(wanted)
             ).as_numpy_iterator()
-    for example in examples:
+    for example in _named(examples, builder, split):
         samples = np.asarray(example[source.audio])
         rate = int(source._rate or example[_RATE])
         labels = {
             name: np.asarray(_value(example, name), "int64") for name in names
         }
         yield _convert(source, samples, rate, split), labels
+
+
+def _named(examples, builder, split):
+    """The same examples; an error says of which split they are."""
+    try:
+        yield from examples
+    except Exception as error:
+        raise ValueError(
+            f"The split {split!r} of {builder.info.full_name!r} must be "
+            f"intact. Delete {builder.data_path} and prepare the set again. "
+            "Received: "
+            f"{reason(error)}"
+        ) from error
 
 
 def _convert(source, samples, rate, split):

@@ -55,7 +55,9 @@ def load(dataset, seed):
         return dataset(seed=seed, **share)
     except (ValueError, OSError, TypeError) as error:
         unbound = "No values supplied by Gin" in str(error)
-        if isinstance(error, TypeError) and not unbound:
+        # Messages of the loaders begin with the name of an argument.
+        is_of_argument = str(error).startswith("`")
+        if isinstance(error, TypeError) and not (unbound or is_of_argument):
             raise
         raise ConfigError(str(error)) from error
 
