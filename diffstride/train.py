@@ -17,7 +17,7 @@ import gin
 from absl import app, flags
 
 from diffstride import configurables
-from diffstride.training import processes
+from diffstride.training import environment, processes
 from diffstride.validation import ConfigError
 
 FLAGS = flags.FLAGS
@@ -59,6 +59,7 @@ def main(argv):
 
 
 def _train():
+    environment.check_backend()
     files = FLAGS.gin_file
     if not files and FLAGS.workdir:
         saved_config = pathlib.Path(FLAGS.workdir, "config.gin")

@@ -169,6 +169,17 @@ def test_what_is_missing_is_said_in_one_sentence(tmp_path):
         assert not os.path.exists(workdir)
 
 
+def test_torch_is_refused_before_anything_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
+    with pytest.raises(SystemExit) as error:
+        run_main(workdir=str(tmp_path / "run"), gin_file=["no_such_file.gin"])
+    message = str(error.value)
+    assert message.startswith("Configuration error: The training binary needs ")
+    assert message.endswith("Received: KERAS_BACKEND=torch")
+    assert "\n" not in message
+    assert not os.path.exists(tmp_path / "run")
+
+
 def test_unknown_arguments_are_refused():
     with pytest.raises(train.app.UsageError, match="Unknown arguments: --x"):
         train.main(["train", "--x"])

@@ -12,8 +12,20 @@ from absl import logging
 
 import diffstride
 from diffstride.training import distribution, processes
+from diffstride.validation import ConfigError
 
 _PACKAGE = pathlib.Path(__file__).resolve().parents[1]
+
+
+def check_backend():
+    """Refuses backends that the training binary does not know."""
+    backend = keras.backend.backend()
+    if backend not in ("tensorflow", "jax"):
+        raise ConfigError(
+            "The training binary needs KERAS_BACKEND=tensorflow or "
+            "KERAS_BACKEND=jax; on other backends, call `fit` of a model. "
+            f"Received: KERAS_BACKEND={backend}"
+        )
 
 
 def describe(devices=None):
