@@ -232,7 +232,7 @@ def test_saved_models_give_the_same(arguments, tmp_path):
     np.testing.assert_array_equal(gradients.value(loaded, x), y)
 
 
-@pytest.mark.skipif(ON_TORCH, reason="torch runs without graphs")
+@pytest.mark.compiles
 def test_a_training_goes_on_with_the_sizes_that_it_had(tmp_path):
     # In the middle of an epoch sizes lag behind the strides.
     x, y = gradients.random((4, 12, 16, 2)), np.zeros((4, 1), "float32")

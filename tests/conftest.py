@@ -10,12 +10,16 @@ import pytest
 
 
 def pytest_collection_modifyitems(items):
-    if keras.backend.backend() == "tensorflow":
-        return
-    skip = pytest.mark.skip(reason="needs the TensorFlow backend")
+    backend = keras.backend.backend()
+    reasons = {}
+    if backend != "tensorflow":
+        reasons["tensorflow"] = "needs the TensorFlow backend"
+    if backend == "torch":
+        reasons["compiles"] = "needs a backend that compiles functions"
     for item in items:
-        if "tensorflow" in item.keywords:
-            item.add_marker(skip)
+        for mark, reason in reasons.items():
+            if mark in item.keywords:
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(autouse=True)

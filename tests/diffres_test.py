@@ -393,7 +393,10 @@ def compile_classifier(model, optimizer="sgd", **kwargs):
     )
 
 
-@pytest.mark.parametrize("jit_compile", (False, True))
+@pytest.mark.parametrize(
+    "jit_compile",
+    (False, pytest.param(True, marks=pytest.mark.compiles)),
+)
 def test_fit_shows_the_statistics(jit_compile):
     if keras.backend.backend() == "jax" and not jit_compile:
         pytest.skip("JAX always compiles.")
@@ -407,7 +410,10 @@ def test_fit_shows_the_statistics(jit_compile):
     assert history["guide_loss"][0] != history["guide_loss"][1]
 
 
-@pytest.mark.parametrize("eager", (False, True))
+@pytest.mark.parametrize(
+    "eager",
+    (pytest.param(False, marks=pytest.mark.compiles), True),
+)
 def test_no_statistics_of_training_under_the_name_of_validation(eager):
     layer = DiffRes(reduction_rate=0.5)
     model = classifier(layer, 40, 8)

@@ -87,6 +87,7 @@ def rescale_scores(scores, output_frames, fill_up=True):
         output_frames: integer or scalar tensor.
         fill_up: boolean. Whether to reach the sum.
     """
+    scores = ops.convert_to_tensor(scores)
     frames = ops.shape(scores)[1]
     count = ops.cast(frames, scores.dtype)
     total = ops.minimum(ops.cast(output_frames, scores.dtype), count)
@@ -121,6 +122,7 @@ def cumulative_scores(scores, total=None):
         A tuple of the whole parts, through which no gradient passes, and the
         fractional parts, both (batch, frames).
     """
+    scores = ops.convert_to_tensor(scores)
     exact = ops.stop_gradient(scores)
     whole = fraction = ops.zeros_like(exact)
     for unit in (2.0**8, 2.0**16, 2.0**24):
@@ -157,6 +159,7 @@ def warp(scores, output_frames, filled=True, split=True):
     Returns:
         A `Warp`.
     """
+    scores = ops.convert_to_tensor(scores)
     frames = ops.cast(ops.shape(scores)[1], scores.dtype)
     total = ops.minimum(ops.cast(output_frames, scores.dtype), frames)
     whole, fraction = cumulative_scores(scores, total if filled else None)
@@ -192,6 +195,7 @@ def weighted_mean(features, warp, output_frames):
     Returns:
         (batch, output frames, channels).
     """
+    features, warp = _as_tensors(features, warp)
     first = _segments(
         ops.segment_sum,
         features * warp.first[..., None],
@@ -222,6 +226,7 @@ def weighted_max(features, warp, output_frames):
     Returns:
         (batch, output frames, channels).
     """
+    features, warp = _as_tensors(features, warp)
     pieces = [features * part[..., None] for part in (warp.first, warp.second)]
     highest = row_maxima(
         ops.concatenate(pieces, axis=1),
@@ -245,6 +250,7 @@ def row_maxima(features, rows, output_frames):
         (batch, output frames, channels). Where an output frame has no frames,
         it is -inf or the lowest number, depending on the backend.
     """
+    features, rows = _as_tensors(features, rows)
     rows = ops.stop_gradient(rows)
 
     # Write the gradient by hand, because the one that JAX derives takes eight
@@ -288,6 +294,7 @@ def guide_loss(scores, empty, rate, threshold):
     Returns:
         (batch,). Zero for a clip without empty frames.
     """
+    scores, empty = _as_tensors(scores, empty)
     excess = ops.relu(scores / rate - threshold)
     return _masked_mean(excess, empty)
 
@@ -303,6 +310,7 @@ def activeness(scores, active, rate):
     Returns:
         (batch,). Zero if all frames have the same score.
     """
+    scores, active = _as_tensors(scores, active)
     mean = _masked_mean(scores, active)[:, None]
     variance = _masked_mean(ops.square(scores - mean), active)
     return ops.sqrt(variance) / rate
@@ -334,6 +342,11 @@ def _sinusoids(xp, frames, channels):
     frequencies = 1e-4 ** (2 * pairs / channels)
     angles = xp.arange(frames, dtype="float64")[:, None] * frequencies
     return xp.sin(angles + is_cosine * np.pi / 2)
+
+
+def _as_tensors(*arrays):
+    """Arrays as tensors: torch refuses the product of one with the other."""
+    return keras.tree.map_structure(ops.convert_to_tensor, arrays)
 
 
 def _last_rows(rows, second):

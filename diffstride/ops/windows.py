@@ -128,6 +128,7 @@ def window(positions, end, ramp_length):
     its gradient there. The frequency right where the ramp ends takes part if it
     is the first one: no other tells the smallest pass band to grow.
     """
+    positions = ops.convert_to_tensor(positions)
     if is_number(ramp_length) and ramp_length == 0:
         return ops.cast(positions < end, "float32")
     height = (end - positions) / ramp_length
