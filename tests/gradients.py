@@ -29,6 +29,8 @@ def value_and_gradients(function, arguments, upstream):
         ]
         value = function(*arguments)
         upstream = keras.ops.convert_to_tensor(upstream, dtype=value.dtype)
+        if not value.requires_grad:
+            return value, [torch.zeros_like(each) for each in arguments]
         gradients = torch.autograd.grad(
             value,
             arguments,

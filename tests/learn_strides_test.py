@@ -269,6 +269,9 @@ KINDS = {
 @pytest.mark.parametrize("padding", ["same", "valid"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_windows_start_where_they_started(kind, padding, window):
+    border = kind == "average" and padding == "same" and window > 2
+    if border and keras.backend.backend() == "torch":
+        pytest.skip("Keras averages borders in another way on torch.")
     for size, stride in itertools.product([9, 10, 11, 12], [2, 3]):
         layer = KINDS[kind](window, strides=stride, padding=padding, name="a")
         model = network(layer, shape=(size, size, 1))
