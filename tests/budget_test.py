@@ -4,7 +4,12 @@ import keras
 import numpy as np
 import pytest
 
-from diffstride import DiffStride, MacsBudget, RefreshSizes
+from diffstride import (
+    DiffStride,
+    MacsBudget,
+    RefreshSizes,
+    set_stride_rate,
+)
 from diffstride.analysis.budget import StrideCosts
 from diffstride.analysis.operations import count_macs
 
@@ -73,7 +78,8 @@ def data():
 def test_fit_ends_at_the_budget(every, options):
     model = network(2.5, **options)
     start = count_macs(model)
-    model.compile(keras.optimizers.SGD(0.5), "mse")
+    # Strides are to leave the budget within an epoch.
+    model.compile(set_stride_rate(keras.optimizers.SGD(0.05), 20), "mse")
     budget = MacsBudget(1.3, every=every)
     x, y = data()
     history = model.fit(
