@@ -3,9 +3,11 @@
 
     python scripts/draw_pictures.py                 # all, into docs/pictures
     python scripts/draw_pictures.py image gradient  # some
+    python scripts/draw_pictures.py --compress docs/study.png
 
 `network` needs the directory of a finished quickstart (`--run`), the others
-need nothing but matplotlib. The photograph comes with matplotlib: a portrait of
+need nothing but matplotlib. `--compress` makes a picture that another command
+drew as small as these. The photograph comes with matplotlib: a portrait of
 Grace Hopper, public domain.
 """
 
@@ -277,11 +279,18 @@ def draw_network(run):
 
 
 def save(figure, path):
-    """Writes a PNG with a palette of 64 colours, which keeps it small."""
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=100, bbox_inches="tight")
-    Image.open(buffer).convert("RGB").quantize(64).save(path, optimize=True)
+    compress(buffer, path, colours=64)
     pyplot.close(figure)
+
+
+def compress(picture, path, colours=256):
+    """Writes a PNG with a palette of few colours, which keeps it small."""
+    with Image.open(picture) as opened:
+        image = opened.convert("RGB").quantize(colours)
+    image.save(path, optimize=True)
+    print(f"{path}: {math.ceil(path.stat().st_size / 1000)} kB")
 
 
 def main():
@@ -300,7 +309,11 @@ def main():
     parser.add_argument(
         "--run", type=pathlib.Path, help="a quickstart's workdir"
     )
+    parser.add_argument("--compress", type=pathlib.Path, metavar="PNG")
     args = parser.parse_args()
+    if args.compress:
+        compress(args.compress, args.compress)
+        return
     unknown = set(args.names) - set(drawings)
     if unknown:
         parser.error(f"There is no picture {', '.join(sorted(unknown))}")
@@ -311,10 +324,7 @@ def main():
             print("network: left out, because there is no --run")
             continue
         figure = drawings[name](*([args.run] if name == "network" else []))
-        path = PICTURES / f"{name}.png"
-        save(figure, path)
-        kilobytes = math.ceil(path.stat().st_size / 1000)
-        print(f"{name}: {path} ({kilobytes} kB)")
+        save(figure, PICTURES / f"{name}.png")
 
 
 if __name__ == "__main__":

@@ -50,6 +50,15 @@ def test_odd_sizes_and_scales_of_the_answers():
         assert mean == pytest.approx(gain, abs=0.005)
 
 
+def test_pictures_are_small():
+    pictures = [*ROOT.glob("docs/**/*.png"), *ROOT.glob("docs/**/*.svg")]
+    assert pictures
+    for path in pictures:
+        assert path.stat().st_size < 150_000, (
+            f"{path} is large: `python scripts/draw_pictures.py --compress`"
+        )
+
+
 @pytest.mark.filterwarnings("ignore:Model doesn't support")
 def test_snippets_run():
     model = keras.Sequential(
