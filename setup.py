@@ -13,10 +13,10 @@ VERSION = re.search(
     re.MULTILINE,
 ).group(1)
 
-AUDIO = ["array_record>=0.5", "soundfile>=0.12", "soxr>=0.3.7"]
+AUDIO = ["array_record>=0.5", "soundfile>=0.12", "soxr>=0.4"]
 DOCS = [
     "ipykernel>=6",
-    "matplotlib>=3.7",
+    "matplotlib>=3.8.4",
     "mkdocs>=1.6",
     "mkdocs-jupyter>=0.25",
     "mkdocs-material>=9.5",
@@ -30,7 +30,7 @@ EXPORT = [
 ]
 # Several processes that train together need this version.
 JAX = ["jax>=0.5.3"]
-PLOT = ["matplotlib>=3.7"]
+PLOT = ["matplotlib>=3.8.4"]
 RAY = ["ray>=2.9"]
 TENSORBOARD = ["tensorboard>=2.18"]
 
@@ -77,9 +77,10 @@ setup(
         # TFDS imports it on every Python, and asks for it on old ones only.
         "importlib-resources>=6",
         "keras>=3.8",
-        "numpy>=1.26",
+        # Older versions compute float32 scalars in float64.
+        "numpy>=2.0",
         "tensorflow>=2.18",
-        "tensorflow-datasets>=4.9.4",
+        "tensorflow-datasets>=4.9.7",
         # Sweep files are TOML, which Python reads by itself from 3.11 on.
         "tomli>=2; python_version < '3.11'",
     ],
@@ -97,11 +98,11 @@ setup(
             *EXPORT,
             *JAX,
             *PLOT,
-            "librosa>=0.10",
+            "librosa>=0.10.2",
             "pytest>=8.0",
             "pytest-xdist>=3.5",
             "ruff>=0.9",
-            "scikit-learn>=1.3",
+            "scikit-learn>=1.5",
         ],
     },
 )

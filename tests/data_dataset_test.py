@@ -30,6 +30,9 @@ def test_batches_run_from_start_to_stop():
     assert len(batches) == 3
     assert list(batches) == [(4,), (5,), (6,)]
     assert batches[1] == (5,)
+    for index in -1, 3:
+        with pytest.raises(IndexError, match=f"between 0 and 2.*index={index}"):
+            batches[index]
     assert len(Batches(str, stop=7, start=7)) == 0
 
 

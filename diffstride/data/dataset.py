@@ -102,6 +102,12 @@ class Batches(keras.utils.PyDataset):
         return self.stop - self.start
 
     def __getitem__(self, index):
+        # Python iterates up to this error where Keras does not say how to.
+        if not 0 <= index < len(self):
+            raise IndexError(
+                f"`index` must lie between 0 and {len(self) - 1}. Received: "
+                f"index={index}"
+            )
         step = self.start + index
         with self._lock:
             made = {
