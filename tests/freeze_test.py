@@ -18,7 +18,7 @@ from diffstride.analysis.keras_graph import sublayers
 from diffstride.analysis.learned_layers import learned_layers
 from diffstride.layers.log_mel import LogMelSpectrogram
 from diffstride.models.audio_cnn import audio_cnn
-from diffstride.models.residual import ResidualLayer
+from diffstride.models.residual_layer import ResidualLayer
 from diffstride.models.resnet import Resnet
 from diffstride.surgery.frozen_layers import (
     BaseFrozenDiffStride,

@@ -21,8 +21,9 @@ from diffstride import (
     SpecAugment,
 )
 from diffstride.models.audio_tagger import AttentionPooling
-from diffstride.models.residual import ResidualLayer, ResnetBlock
+from diffstride.models.residual_layer import ResidualLayer
 from diffstride.models.resnet import Resnet
+from diffstride.models.resnet_block import ResnetBlock
 
 IMAGE = (12, 16, 3)
 SPECTROGRAM = (20, 16)

@@ -27,7 +27,7 @@ from diffstride import (
 )
 from diffstride.analysis.learned_layers import learned_layers
 from diffstride.analysis.operations import count_macs
-from diffstride.models.residual import ResidualLayer
+from diffstride.models.residual_layer import ResidualLayer
 from diffstride.models.resnet import Resnet
 
 layers = keras.layers

@@ -30,6 +30,8 @@ def audio_cnn(
     frontend=LogMelSpectrogram,
     momentum=0.99,
     name="audio_cnn",
+    *,
+    pooling_order="after",
 ):
     """Builds a convolutional network on the spectrogram of a sound.
 
@@ -42,8 +44,9 @@ def audio_cnn(
 
     The pooling layer follows the convolution directly, as a stride does: the
     normalisation after it absorbs the gain of a spectral layer, whatever its
-    `norm`. The maximum over time and frequency feeds one linear layer for each
-    task.
+    `norm`. With `pooling_order="before"` it stands in front of the first
+    convolution of the block instead. The maximum over time and frequency feeds
+    one linear layer for each task.
 
     A model of waveforms takes clips of any length. It cuts them into windows
     of the length it was built for, without overlap, and returns the average of
@@ -70,6 +73,14 @@ def audio_cnn(
         momentum: float. Momentum of the moving averages of batch
             normalisation. A short training needs a smaller one.
         name: string. Name of the model.
+        pooling_order: `"after"`, the default: the pooling layer of a block
+            follows its second convolution. `"before"`: it pools the input of
+            the block along time and frequency, so that both convolutions run on
+            the small map. In the first block this input is the spectrogram.
+            Take `norm="forward"` there, because the biases of the convolutions
+            do not know the gain of the pooling layer. Or a list with one of
+            these for each block: the first as `"after"` lets the convolutions
+            see the whole spectrogram.
 
     Returns:
         A Functional Keras model with logits as output; for several tasks a
@@ -95,6 +106,7 @@ def audio_cnn(
     pooling_cls = pooling_slot.per_stage(
         pooling_cls, "pooling_cls", len(channels)
     )
+    orders = pooling_slot.pooling_orders(pooling_order, len(channels))
     if len(input_shape) not in (1, 3):
         raise ValueError(
             "`input_shape` must be (samples,) or (time, frequency, channels). "
@@ -119,6 +131,8 @@ def audio_cnn(
         pooling = pooling_slot.make_pooling(
             pooling_cls[index], strides[index], DATA_FORMAT, slot
         )
+        if pooling is not None and orders[index] == "before":
+            x, pooling = pooling(x), None
         for axis, kernel_size, stride in [
             ("time", (3, 1), (time_stride, 1)),
             ("frequency", (1, 3), (1, frequency_stride)),

@@ -42,6 +42,8 @@ def audio_tagger(
     momentum=0.99,
     data_format=None,
     name="audio_tagger",
+    *,
+    pooling_order="after",
 ):
     """Builds a classifier of sounds of any length.
 
@@ -92,6 +94,9 @@ def audio_tagger(
             EfficientNet; spectrograms always have their channels last. Defaults
             to `keras.config.image_data_format()`.
         name: string. Name of the model.
+        pooling_order: `"after"`, the default, or `"before"`, or a list with one
+            of these for each stage of the EfficientNet: where pooling layers
+            stand (see `diffstride.models.efficientnet`).
 
     Returns:
         A Functional Keras model.
@@ -153,6 +158,7 @@ def audio_tagger(
         drop_connect_rate=drop_connect_rate,
         weight_decay=weight_decay,
         data_format=data_format,
+        pooling_order=pooling_order,
     )
     for layer in trunk.layers:
         if isinstance(layer, keras.layers.BatchNormalization):

@@ -33,6 +33,8 @@ def densenet(
     weight_decay=0.0,
     data_format=None,
     name="densenet",
+    *,
+    pooling_order="after",
 ):
     """Builds a DenseNet-BC, by default the one of 121 layers.
 
@@ -68,6 +70,15 @@ def densenet(
         data_format: `"channels_last"`, `"channels_first"` or None. Of the
             images too. Defaults to `keras.config.image_data_format()`.
         name: string. Name of the model.
+        pooling_order: `"after"`, the default: the pooling layer of a transition
+            follows its 1x1 convolution. `"before"`: it stands between the
+            rectification and this convolution. Pooling acts on space and the
+            convolution on channels, so that with average and spectral pooling
+            and with subsampling both orders compute the same numbers; weights
+            of one can be used in the other. The convolution has fewer
+            operations in front of a small map, and pooling has more, because
+            the convolution halves the channels. Or a list with one of these for
+            each transition.
 
     Returns:
         A Functional Keras model.
@@ -88,6 +99,7 @@ def densenet(
     pooling_cls = pooling_slot.per_stage(
         pooling_cls, "pooling_cls", len(strides)
     )
+    orders = pooling_slot.pooling_orders(pooling_order, len(strides))
     axis = 1 if data_format == "channels_first" else -1
     if input_shape is None:
         input_shape = (3, 32, 32) if axis == 1 else (32, 32, 3)
@@ -124,13 +136,14 @@ def densenet(
         if i < len(strides):
             name_ = f"pool{i + 2}"
             x = _rectify(x, name_, axis)
-            x = convolution(
+            transition = convolution(
                 int(x.shape[axis] * compression), 1, name=f"{name_}_conv"
-            )(x)
-            if strides[i] is not None:
-                x = _pooling(
-                    pooling_cls[i], strides[i], data_format, f"{name_}_pooling"
-                )(x)
+            )
+            pooling = _pooling(
+                pooling_cls[i], strides[i], data_format, f"{name_}_pooling"
+            )
+            for layer in pooling_slot.in_order(orders[i], transition, pooling):
+                x = layer(x)
     x = _rectify(x, None, axis)
     if include_top:
         x = keras.layers.GlobalAveragePooling2D(
@@ -158,6 +171,8 @@ def _dense_layer(inputs, growth, convolution, axis, name):
 
 
 def _pooling(pooling_cls, strides, data_format, name):
+    if strides is None:
+        return None
     if pooling_cls is None:
         return keras.layers.AveragePooling2D(
             pooling_slot.convolution_strides(strides, stage=name),

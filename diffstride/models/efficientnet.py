@@ -1,10 +1,8 @@
 """EfficientNets whose stages downsample in a pooling slot.
 
 A stage is a row of inverted residual blocks, the first of which downsamples in
-its depthwise convolution. The slot sits there, one for each of seven stages:
-
-    1x1 convolution -> depthwise convolution -> pooling -> squeeze-and-excite
-    -> 1x1 convolution
+a slot (see `diffstride.models.inverted_residual`): one slot for each of seven
+stages.
 
 References:
     - Tan and Le, [EfficientNet: rethinking model scaling for convolutional
@@ -19,7 +17,7 @@ import string
 
 import keras
 
-from diffstride.models import pooling_slot
+from diffstride.models import inverted_residual, pooling_slot
 from diffstride.validation import check_choice, check_data_format
 
 
@@ -69,7 +67,6 @@ STAGES = (
 )
 STEM_FILTERS = 32
 HEAD_FILTERS = 1280
-SQUEEZE_RATIO = 0.25
 
 
 def efficientnet(
@@ -91,6 +88,8 @@ def efficientnet(
     weight_decay=0.0,
     data_format=None,
     name=None,
+    *,
+    pooling_order="after",
 ):
     """Builds an EfficientNet.
 
@@ -134,6 +133,13 @@ def efficientnet(
         data_format: `"channels_last"`, `"channels_first"` or None. Of the
             images too. Defaults to `keras.config.image_data_format()`.
         name: string. Name of the model.
+        pooling_order: `"after"`, the default: pooling layers follow the
+            depthwise convolution of the first block of a stage. `"before"`:
+            they pool the input of this block, also for its shortcut, so that
+            all its convolutions run on the small map. (In the strided network
+            the first 1x1 convolution runs on the large one, so "before" has
+            fewer operations than that.) Or a list with one of these for each
+            stage.
 
     Returns:
         A Functional Keras model.
@@ -155,6 +161,7 @@ def efficientnet(
     pooling_cls = pooling_slot.per_stage(
         pooling_cls, "pooling_cls", len(stages)
     )
+    orders = pooling_slot.pooling_orders(pooling_order, len(stages))
     scaling = VARIANTS[variant]
     if width_coefficient is None:
         width_coefficient = scaling.width
@@ -176,7 +183,7 @@ def efficientnet(
         )(x)
     if include_preprocessing:
         x = _imagenet_normalization(x, data_format)
-    x = _convolution(
+    x = inverted_residual.convolution(
         _scaled_filters(STEM_FILTERS, width_coefficient),
         3,
         regularizer,
@@ -184,18 +191,19 @@ def efficientnet(
         strides=pooling_slot.convolution_strides(stem_strides, stage="stem"),
         name="stem_conv",
     )(x)
-    x = _normalize(x, data_format, "stem", activation=True)
+    x = inverted_residual.normalize(x, data_format, "stem", activation=True)
 
     repeats = [math.ceil(depth_coefficient * s.repeats) for s in stages]
     for i, stage in enumerate(stages):
         for j in range(repeats[i]):
-            x = _inverted_residual(
+            x = inverted_residual.inverted_residual(
                 x,
                 _scaled_filters(stage.filters, width_coefficient),
                 stage.kernel_size,
                 stage.expansion,
                 strides[i] if j == 0 else 1,
                 pooling_cls[i] if j == 0 else None,
+                orders[i],
                 drop_rate=drop_connect_rate
                 * (sum(repeats[:i]) + j)
                 / sum(repeats),
@@ -203,14 +211,14 @@ def efficientnet(
                 data_format=data_format,
                 name=f"block{i + 1}{string.ascii_lowercase[j]}_",
             )
-    x = _convolution(
+    x = inverted_residual.convolution(
         _scaled_filters(HEAD_FILTERS, width_coefficient),
         1,
         regularizer,
         data_format,
         name="top_conv",
     )(x)
-    x = _normalize(x, data_format, "top", activation=True)
+    x = inverted_residual.normalize(x, data_format, "top", activation=True)
     if include_top:
         x = keras.layers.GlobalAveragePooling2D(
             data_format=data_format, name="avg_pool"
@@ -230,121 +238,8 @@ def efficientnet(
     return keras.Model(inputs, x, name=name or f"efficientnet{variant}")
 
 
-def _inverted_residual(
-    inputs,
-    filters,
-    kernel_size,
-    expansion,
-    strides,
-    pooling_cls,
-    drop_rate,
-    regularizer,
-    data_format,
-    name,
-):
-    """A block that is wide inside and narrow at both ends (MBConv)."""
-    in_filters = inputs.shape[_channel_axis(data_format)]
-    slot = f"{name}pooling"
-    pooling = pooling_slot.make_pooling(pooling_cls, strides, data_format, slot)
-    x = inputs
-    if expansion != 1:
-        x = _convolution(
-            expansion * in_filters,
-            1,
-            regularizer,
-            data_format,
-            name=f"{name}expand_conv",
-        )(x)
-        x = _normalize(x, data_format, f"{name}expand", activation=True)
-    x = keras.layers.DepthwiseConv2D(
-        kernel_size,
-        strides=pooling_slot.convolution_strides(strides, pooling_cls, slot),
-        padding="same",
-        use_bias=False,
-        data_format=data_format,
-        depthwise_initializer=_initializer(),
-        depthwise_regularizer=regularizer,
-        name=f"{name}dwconv",
-    )(x)
-    if pooling is not None:
-        x = pooling(x)
-    x = _normalize(x, data_format, name, activation=True)
-    x = _squeeze_and_excite(
-        x,
-        max(1, int(in_filters * SQUEEZE_RATIO)),
-        regularizer,
-        data_format,
-        name,
-    )
-    x = _convolution(
-        filters, 1, regularizer, data_format, name=f"{name}project_conv"
-    )(x)
-    x = _normalize(x, data_format, f"{name}project")
-    if filters == in_filters and pooling_slot.strides_pair(strides) == (1, 1):
-        if drop_rate:
-            x = keras.layers.Dropout(
-                drop_rate, noise_shape=(None, 1, 1, 1), name=f"{name}drop"
-            )(x)
-        shortcut = inputs if pooling is None else pooling(inputs)
-        x = keras.layers.Add(name=f"{name}add")([x, shortcut])
-    return x
-
-
-def _squeeze_and_excite(inputs, filters, regularizer, data_format, name):
-    """Multiplies each channel by a weight, computed from all averages."""
-    x = keras.layers.GlobalAveragePooling2D(
-        keepdims=True, data_format=data_format, name=f"{name}se_squeeze"
-    )(inputs)
-    x = _convolution(
-        filters,
-        1,
-        regularizer,
-        data_format,
-        use_bias=True,
-        activation="silu",
-        name=f"{name}se_reduce",
-    )(x)
-    x = _convolution(
-        inputs.shape[_channel_axis(data_format)],
-        1,
-        regularizer,
-        data_format,
-        use_bias=True,
-        activation="sigmoid",
-        name=f"{name}se_expand",
-    )(x)
-    return keras.layers.Multiply(name=f"{name}se_excite")([inputs, x])
-
-
-def _convolution(
-    filters, kernel_size, regularizer, data_format, use_bias=False, **kwargs
-):
-    return keras.layers.Conv2D(
-        filters,
-        kernel_size,
-        padding="same",
-        use_bias=use_bias,
-        data_format=data_format,
-        kernel_initializer=_initializer(),
-        kernel_regularizer=regularizer,
-        **kwargs,
-    )
-
-
-def _normalize(x, data_format, name, activation=False):
-    separator = "" if name.endswith("_") else "_"
-    x = keras.layers.BatchNormalization(
-        axis=_channel_axis(data_format), name=f"{name}{separator}bn"
-    )(x)
-    if activation:
-        x = keras.layers.Activation(
-            "silu", name=f"{name}{separator}activation"
-        )(x)
-    return x
-
-
 def _imagenet_normalization(x, data_format):
-    axis = _channel_axis(data_format)
+    axis = inverted_residual.channel_axis(data_format)
     if x.shape[axis] != len(IMAGENET_MEAN):
         raise ValueError(
             "`input_shape` must have three channels when "
@@ -365,13 +260,3 @@ def _scaled_filters(filters, width_coefficient, divisor=8):
     product = filters * width_coefficient
     scaled = max(divisor, int(product + divisor / 2) // divisor * divisor)
     return scaled + divisor if scaled < 0.9 * product else scaled
-
-
-def _channel_axis(data_format):
-    return 1 if data_format == "channels_first" else -1
-
-
-def _initializer():
-    return keras.initializers.VarianceScaling(
-        2.0, mode="fan_out", distribution="truncated_normal"
-    )

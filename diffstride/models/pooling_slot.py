@@ -1,12 +1,23 @@
 """The pooling slot: how a builder downsamples.
 
 Every builder takes `pooling_cls`. None stands for a strided convolution. Any
-other value makes a pooling layer, which follows a convolution without strides:
+other value makes a pooling layer, beside a convolution without strides:
 
     convolution(..., strides=convolution_strides(strides, pooling_cls))
     pooling = make_pooling(pooling_cls, strides)  # None for None
 
-A list has one of these for each slot of the network.
+Every builder also takes `pooling_order`, the place of the pooling layer:
+
+    "after"   The pooling layer follows the convolution, as published. The
+              convolution runs on the large map.
+    "before"  The pooling layer comes first. The convolution, and what belongs
+              to it, run on the small map, which costs fewer operations.
+
+What "before" means in a network with blocks is in the docstring of its builder.
+A strided convolution has no order. Without a pooling layer, both values make
+the same network, so that a sweep may combine each pooling with each order.
+
+Both arguments may be lists with one value for each slot of the network.
 """
 
 import ast
@@ -17,7 +28,13 @@ import keras
 
 # Config dicts and saved models name the layers of this module.
 import diffstride.layers.pooling  # noqa: F401
-from diffstride.validation import check_data_format, check_strides
+from diffstride.validation import (
+    check_choice,
+    check_data_format,
+    check_strides,
+)
+
+ORDERS = ("after", "before")
 
 
 def make_pooling(
@@ -72,7 +89,7 @@ def make_pooling(
 
 
 def convolution_strides(strides, pooling_cls=None, stage=None):
-    """The strides of the convolution in front of a slot.
+    """The strides of the convolution that a slot belongs to.
 
     Args:
         strides: number, or a tuple of two for height and width.
@@ -99,6 +116,41 @@ def convolution_strides(strides, pooling_cls=None, stage=None):
             f"Received: strides={strides!r}{place}"
         )
     return pair
+
+
+def check_pooling_order(pooling_order):
+    return check_choice(pooling_order, "pooling_order", ORDERS)
+
+
+def pooling_orders(pooling_order, slots):
+    """The order of each slot, from one for all or a list with one for each."""
+    orders = per_stage(pooling_order, "pooling_order", slots)
+    return [check_pooling_order(order) for order in orders]
+
+
+def in_order(pooling_order, convolution, pooling):
+    """The layers of one slot in the order in which they are called.
+
+    Args:
+        pooling_order: `"after"` or `"before"`.
+        convolution: a Keras layer.
+        pooling: a Keras layer or None, as `make_pooling` returns it.
+
+    Returns:
+        A list of the layers, without None.
+
+    Example:
+
+    >>> convolution = keras.layers.Conv2D(4, 3, name="convolution")
+    >>> pooling = make_pooling(DiffStride, 2, name="pooling")
+    >>> [x.name for x in in_order("before", convolution, pooling)]
+    ['pooling', 'convolution']
+    """
+    if pooling is None:
+        return [convolution]
+    if pooling_order == "before":
+        return [pooling, convolution]
+    return [convolution, pooling]
 
 
 def strides_pair(strides, stage=None):

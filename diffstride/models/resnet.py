@@ -33,11 +33,9 @@ import numbers
 
 import keras
 
-from diffstride.models import (
-    pooling_slot,
-    residual,
-)
-from diffstride.models.residual import ResidualLayer, ResnetBlock
+from diffstride.models import pooling_slot, residual_layer
+from diffstride.models.residual_layer import ResidualLayer
+from diffstride.models.resnet_block import ResnetBlock
 
 __all__ = [
     "ResidualLayer",
@@ -69,6 +67,7 @@ def Resnet(
     downsample_identity=False,
     head_pooling=None,
     head_strides=2,
+    pooling_order="after",
     name="resnet",
 ):
     """Builds a residual network: stem, blocks of residual layers, classifier.
@@ -107,7 +106,7 @@ def Resnet(
         kernel_size: integer or tuple of two. Size of the convolutions in the
             blocks. Defaults to 3.
         num_layers: integer, or one for each block. Residual layers in a block.
-        stem_slot: whether `pooling_cls` also makes a pooling layer after the
+        stem_slot: whether `pooling_cls` also makes a pooling layer for the
             convolution of the stem. If False, this convolution has the strides,
             which must then be integers. Defaults to True.
         imagenet_stem: whether the stem is a 7x7 convolution and max pooling by
@@ -127,6 +126,13 @@ def Resnet(
             `"backward"`, and changes nothing with `"forward"`.
         head_strides: number or tuple of two. Strides of `head_pooling`.
             Defaults to 2.
+        pooling_order: `"after"`, the default: pooling layers follow the
+            convolution of the stem, and the first convolution of a block, as
+            published. `"before"`: they pool the images in front of the stem,
+            and the input of a block, once for its main path and its shortcut
+            (see `ResidualLayer`). Or a list with one of these for the stem, if
+            `stem_slot`, and one for each block: the first as `"after"` lets the
+            stem see all pixels.
         name: string. Name of the model.
 
     Returns:
@@ -151,31 +157,36 @@ def Resnet(
     num_layers = pooling_slot.per_stage(num_layers, "num_layers", blocks)
     slots = blocks + 1 if stem_slot else blocks
     pooling_cls = pooling_slot.per_stage(pooling_cls, "pooling_cls", slots)
+    orders = pooling_slot.pooling_orders(pooling_order, slots)
     if not stem_slot:
         pooling_cls.insert(0, None)
+        orders.insert(0, "after")
     data_format = "channels_first" if channels_first else "channels_last"
 
+    stem = residual_layer.convolution(
+        filters[0],
+        7 if imagenet_stem else 3,
+        weight_decay=weight_decay,
+        data_format=data_format,
+        strides=pooling_slot.convolution_strides(
+            strides[0], pooling_cls[0], "stem"
+        ),
+        name="stem_convolution",
+    )
+    stem_pooling = pooling_slot.make_pooling(
+        pooling_cls[0], strides[0], data_format, "stem_pooling"
+    )
     layers = [
         keras.layers.Permute((3, 1, 2), name="to_channels_first")
         if channels_first
         else None,
-        residual.convolution(
-            filters[0],
-            7 if imagenet_stem else 3,
-            weight_decay=weight_decay,
-            data_format=data_format,
-            strides=pooling_slot.convolution_strides(
-                strides[0], pooling_cls[0], "stem"
-            ),
-            name="stem_convolution",
-        ),
-        pooling_slot.make_pooling(
-            pooling_cls[0], strides[0], data_format, "stem_pooling"
-        ),
+        *pooling_slot.in_order(orders[0], stem, stem_pooling),
     ]
     if not pre_activation:
         layers += [
-            residual.normalization(data_format, name="stem_normalization"),
+            residual_layer.normalization(
+                data_format, name="stem_normalization"
+            ),
             keras.layers.ReLU(name="stem_activation"),
         ]
     if imagenet_stem:
@@ -201,13 +212,16 @@ def Resnet(
             pre_activation=pre_activation,
             activated_shortcut=activated_shortcut,
             downsample_identity=downsample_identity,
+            pooling_order=orders[i + 1],
             name=f"block{i + 1}",
         )
         for i in range(blocks)
     ]
     if pre_activation:
         layers += [
-            residual.normalization(data_format, name="head_normalization"),
+            residual_layer.normalization(
+                data_format, name="head_normalization"
+            ),
             keras.layers.ReLU(name="head_activation"),
         ]
     layers += [
@@ -221,8 +235,8 @@ def Resnet(
             num_output_classes,
             activation=output_activation,
             kernel_initializer="he_normal",
-            kernel_regularizer=residual.decay(weight_decay),
-            bias_regularizer=residual.decay(weight_decay),
+            kernel_regularizer=residual_layer.decay(weight_decay),
+            bias_regularizer=residual_layer.decay(weight_decay),
             name="predictions",
             # Losses and probabilities in full precision.
             dtype="float32",

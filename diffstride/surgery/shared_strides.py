@@ -19,7 +19,8 @@ from diffstride.analysis.keras_graph import (
 )
 from diffstride.layers.base_pooling import BaseSpectralPooling
 from diffstride.layers.pooling import SpatialPooling
-from diffstride.models.residual import ResidualLayer, ResnetBlock
+from diffstride.models.residual_layer import ResidualLayer
+from diffstride.models.resnet_block import ResnetBlock
 
 CONVOLUTIONS = (layers.Conv2D, layers.DepthwiseConv2D, layers.SeparableConv2D)
 POOLINGS = (layers.MaxPooling2D, layers.AveragePooling2D, SpatialPooling)
