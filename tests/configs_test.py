@@ -300,6 +300,43 @@ def test_which_resnet18_a_config_trains(config, slots, activated_shortcut):
     assert block.layers[0].activated_shortcut == activated_shortcut
 
 
+@pytest.mark.parametrize(
+    "files, bindings, order",
+    [
+        ([], [], "after"),
+        (["pooling/before.gin"], [], "before"),
+        (["pooling/before.gin", "pooling/strided.gin"], [], "before"),
+        ([], ["POOLING_ORDER = 'before'"], "before"),
+        ([], ["resnet18.pooling_order = 'before'"], "before"),
+        ([], [f"resnet18.pooling_order = {4 * ['before']}"], "before"),
+    ],
+)
+def test_one_binding_sets_the_order_of_pooling(files, bindings, order):
+    small = ["resnet18.filters = 2", "resnet18.num_layers = 1", *bindings]
+    configurables.parse(["modern.gin", *files], small)
+    with keras.StatelessScope(initialize_variables=False):
+        model = gin.get_configurable("resnet.resnet18")(input_shape=(32, 32, 3))
+    assert not configurables.useless(bindings)
+    (layer,) = model.get_layer("block2").layers
+    assert layer.pooling_order == order
+
+
+@pytest.mark.parametrize(
+    "fragment",
+    [
+        name
+        for name in FRAGMENTS
+        if "pooling_cls = %POOLING" in (CONFIGS / name).read_text()
+    ],
+)
+def test_the_order_of_pooling_reaches_every_model(fragment):
+    configurables.parse([fragment, "pooling/spectral.gin"])
+    model = gin.query_parameter("train.train.model").selector
+    order = gin.query_parameter(f"{model}.pooling_order")
+    assert repr(order) == "%POOLING_ORDER"
+    assert gin.query_parameter("%POOLING_ORDER") == "after"
+
+
 def in_no_experiment(fragment):
     return not any(
         f"include '{fragment}'" in (CONFIGS / experiment).read_text()

@@ -137,9 +137,8 @@ def efficientnet(
             depthwise convolution of the first block of a stage. `"before"`:
             they pool the input of this block, also for its shortcut, so that
             all its convolutions run on the small map. (In the strided network
-            the first 1x1 convolution runs on the large one, so "before" has
-            fewer operations than that.) Or a list with one of these for each
-            stage.
+            the first 1x1 convolution of the block runs on the large one.) Or a
+            list with one of these for each stage.
 
     Returns:
         A Functional Keras model.
