@@ -17,8 +17,8 @@ and back.
 """
 
 import argparse
-import math
 import pathlib
+import statistics
 
 import keras
 import measure
@@ -202,36 +202,65 @@ def print_table(shape, results):
         print(f"{name:24}" + "".join(f"{row[c]:14.1f}" for c in columns))
 
 
+RATIOS = {
+    "rfft2d / DiffStride": ("training_ms", "rfft2d", "DiffStride"),
+    "rfft2d / DiffStride symmetric": (
+        "training_ms",
+        "rfft2d",
+        "DiffStride symmetric",
+    ),
+    "rfft2d / DiffStride inside": (
+        "training_ms",
+        "rfft2d",
+        "DiffStride inside",
+    ),
+    "rfft2d channels_first / DiffStride": (
+        "training_ms",
+        "rfft2d channels_first",
+        "DiffStride",
+    ),
+    "conv 3x3 / DiffStride symmetric": (
+        "training_ms",
+        "conv 3x3",
+        "DiffStride symmetric",
+    ),
+    "memory, DiffStride / rfft2d": ("memory_mib", "DiffStride", "rfft2d"),
+    "memory, symmetric / rfft2d": (
+        "memory_mib",
+        "DiffStride symmetric",
+        "rfft2d",
+    ),
+    "memory, inside / rfft2d": ("memory_mib", "DiffStride inside", "rfft2d"),
+}
+
+
 def summarize(results):
-    """The ratios that matter, as geometric means over the shapes."""
+    """The ratios that matter, for each shape and as geometric means.
 
-    def ratio(column, above, below):
-        logs = [
-            math.log(max(rows[above][column], 1e-3))
-            - math.log(max(rows[below][column], 1e-3))
-            for rows in results.values()
+    Args:
+        results: dict from the name of a shape to a dict from the name of a
+            layer to what was measured.
+    """
+    summary = {}
+    for name, (column, above, below) in RATIOS.items():
+        ratios = {
+            shape: max(rows[above][column], 1e-3)
+            / max(rows[below][column], 1e-3)
+            for shape, rows in results.items()
             if column in rows[above]
-        ]
-        return math.exp(sum(logs) / len(logs)) if logs else None
+        }
+        if ratios:
+            mean = statistics.geometric_mean(ratios.values())
+            summary[name] = {**ratios, "mean": mean}
+    return summary
 
-    training, memory = "training_ms", "memory_mib"
-    summary = {
-        "rfft2d / DiffStride": ratio(training, "rfft2d", "DiffStride"),
-        "rfft2d channels_first / DiffStride": ratio(
-            training, "rfft2d channels_first", "DiffStride"
-        ),
-        "rfft2d / DiffStride symmetric": ratio(
-            training, "rfft2d", "DiffStride symmetric"
-        ),
-        "rfft2d / DiffStride inside": ratio(
-            training, "rfft2d", "DiffStride inside"
-        ),
-        "DiffStride symmetric / conv 3x3": ratio(
-            training, "DiffStride symmetric", "conv 3x3"
-        ),
-        "memory, DiffStride / rfft2d": ratio(memory, "DiffStride", "rfft2d"),
-    }
-    return {name: value for name, value in summary.items() if value}
+
+def print_summary(summary):
+    print("\nRatios in training, and their geometric means over the shapes")
+    columns = list(next(iter(summary.values())))
+    print(f"{'':36}" + "".join(f"{c:>15}" for c in columns))
+    for name, row in summary.items():
+        print(f"{name:36}" + "".join(f"{row[c]:15.2f}" for c in columns))
 
 
 def main():
@@ -259,9 +288,7 @@ def main():
         print_table(shape, rows)
         results["x".join(map(str, shape))] = rows
     summary = summarize(results)
-    print("\nTraining, geometric means over the shapes")
-    for name, value in summary.items():
-        print(f"{name:40}{value:8.2f}")
+    print_summary(summary)
     if args.json:
         measure.write_json(
             args.json,
