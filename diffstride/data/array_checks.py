@@ -3,7 +3,8 @@
 import numpy as np
 from absl import logging
 
-# More classes without an image come from labels that are no class numbers.
+# With more classes without an image, the labels are taken for something else
+# than numbers of classes, such as years.
 _MOST_EMPTY_CLASSES = 1000
 
 
@@ -57,7 +58,10 @@ def check_split(images, labels, split):
 
 
 def check_likeness(x_train, x_test, y_train, y_test, split):
-    """Finds images that are not like the training images, or are them.
+    """Warns of, or refuses, images that do not fit to the training images.
+
+    They must have the same shape and kind of dtype. A warning says if the scale
+    differs much, or if the images are the training images themselves.
 
     Args:
         x_train: Training images.
@@ -123,7 +127,7 @@ def warn_of_empty_classes(labels, num_classes, name):
 
 
 def check_crop_padding(padding, size):
-    """Refuses crops that could lie beside the image."""
+    """Refuses a padding with which a crop could miss its image altogether."""
     if padding >= min(size):
         raise ValueError(
             "`crop_padding` must be less than the size of the images, which is "

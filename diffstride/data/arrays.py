@@ -51,8 +51,8 @@ def from_arrays(
 ):
     """A data set of images that lie in memory.
 
-    Every epoch runs through the training images in an order of its own; the
-    images of an incomplete last batch are left out, other ones in each epoch.
+    The training images come in a new order in every epoch. A last batch that
+    would be incomplete is left out, so each epoch leaves out other images.
 
     Args:
         data: Path of an `.npz` file, or a dict, of `x_train`, `y_train`,
@@ -64,18 +64,19 @@ def from_arrays(
         seed: Seed of the order and of the augmentation.
         name: Name of the data set.
         num_classes: Number of classes. Defaults to the largest label plus one.
-        validation_split: What tells the best epoch and when to stop, in place
-            of the test images: a share of the training images of each class,
-            like 0.1, which are the last ones and are not trained on; or the
-            name of a split, `"val"` for `x_val` and `y_val` in `data`. Defaults
-            to None: the test images do.
-        num_train_examples: Trains on the first so many images. Defaults to all
-            of them.
-        stratified: Whether these are the first ones of each class, as many of
-            each as its share of the training set.
-        normalize: Mean and standard deviation of each channel, on a scale of 0
-            to 1 for `uint8` images, else in their own units; `"auto"` to
-            compute them from the training images; None for no normalization.
+        validation_split: The images that decide which epoch is the best one and
+            when to stop. A share like 0.1 takes the last images of each class
+            of the training set, which are then not trained on. A name takes
+            that split: `"val"` means `x_val` and `y_val` in `data`. Defaults to
+            None, which means the test images.
+        num_train_examples: Number of images to train on, the first ones of the
+            training set. Defaults to all of them.
+        stratified: Whether to take the first images of each class instead, so
+            that each class keeps its share of the training set.
+        normalize: Mean and standard deviation of each channel. For `uint8`
+            images they are on a scale of 0 to 1, for others in the units of the
+            images. `"auto"` computes them from the training images; None turns
+            the normalization off.
         image_size: Height and width to resize to, or one number for both.
             Defaults to the size of the images.
         inception_crop: Whether to train on random boxes of 8 to 100 % of the
@@ -83,18 +84,20 @@ def from_arrays(
         crop_padding: Number of zero pixels to pad the images with on each side
             before cropping to the same size at random. Defaults to 4, or to 0
             with `inception_crop`.
-        flip: Whether to mirror every second image, at random.
-        label_smoothing: Share of the label that all classes divide.
+        flip: Whether to mirror images at random, half of them on average.
+        label_smoothing: Share of the target that is spread evenly over all
+            classes.
         mixup_alpha: Parameter of the beta distribution of the weights with
             which images of a batch are mixed; 0 for no mixup. With mixup or
-            label smoothing targets are one-hot, else numbers of classes.
+            label smoothing targets are one-hot, otherwise they are numbers of
+            classes.
         mixup_pairs: Whether mixup makes one example of two images that follow
-            one another, as the 2022 release did: an epoch then has half as
-            many steps. Else each image is mixed with another of its batch.
-        shuffle_buffer: Number of images among which the next one is drawn, as
-            `tf.data.Dataset.shuffle` does it. Defaults to all of them.
+            one another, as the 2022 release did. An epoch then has half as many
+            steps. If not, each image is mixed with another one of its batch.
+        shuffle_buffer: Size of the buffer from which the next image is drawn,
+            as in `tf.data.Dataset.shuffle`. Defaults to all of them.
         workers: Number of threads that each make a batch. One is enough for
-            small images; boxes of large ones take more (`inception_crop`).
+            small images. Resizing large ones (`inception_crop`) needs more.
         process_index: Number of this process.
         process_count: Number of processes that each make their own rows of
             every batch.
@@ -215,7 +218,7 @@ def from_arrays(
 
 
 def training_size(size, share):
-    """How many of so many examples are trained on, if a share is not.
+    """How many examples are left to train on when a share is held out.
 
     Args:
         size: Number of examples.
@@ -230,7 +233,7 @@ def training_size(size, share):
 
 
 def _load(data, splits):
-    """Images and labels by split, of a path, a dict or a tuple of pairs."""
+    """Returns a dict of images and labels by split, from any form of `data`."""
     if isinstance(data, str | pathlib.Path):
         return _load_file(pathlib.Path(data).expanduser(), splits)
     if not isinstance(data, dict):
@@ -307,13 +310,14 @@ def channel_statistics(normalize, channels, unit=1.0, images=None):
     Args:
         normalize: The argument of that name of a loader.
         channels: Number of channels.
-        unit: What a 1 in `normalize` is in the images: 255 for `uint8`.
+        unit: The value in the images that `normalize` calls 1: 255 for `uint8`.
         images: Images to compute the statistics from.
     """
     if normalize is None:
         return (0.0,) * channels, (unit,) * channels
     if isinstance(normalize, str) and normalize == "auto":
-        # In parts, because squares take four times the memory of the images.
+        # Compute it in parts, because the squares of all `uint8` images would
+        # take several times the memory of the images.
         parts = np.array_split(images, max(1, len(images) // 1024))
         mean = _average(part.mean((1, 2), "float64") for part in parts)
         squares = (

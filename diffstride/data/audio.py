@@ -15,7 +15,8 @@ from diffstride.data.tfds_clips import TFDSClips
 from diffstride.data.windows import from_clips
 
 _LABELS = {"nsynth": "instrument/family"}
-# The spoken digits have one split; TFDS keeps it in a random order.
+# The spoken digits have one split only. It can be cut anywhere, because TFDS
+# stores it in a random order.
 _SPLITS = {"spoken_digit": ("train[:90%]", "train[90%:]")}
 
 
@@ -42,19 +43,19 @@ def tfds_audio(
     """Sounds of TFDS, or of a folder that `python -m diffstride.prepare_audio`
     wrote.
 
-    The samples are decoded once, as 16-bit integers: into memory, or into
-    files under `cache_dir`. A folder that `python -m diffstride.prepare_audio`
-    wrote at this sample rate is not copied: it is read into memory if it has at
-    most 2 GiB and there is no `cache_dir`, else clip by clip from its own
-    files.
+    The samples are decoded once, as 16-bit integers, into memory or into files
+    under `cache_dir`. A folder that `python -m diffstride.prepare_audio` wrote
+    at this sample rate is never copied to `cache_dir`. If it has at most 2 GiB
+    and no `cache_dir` is given, it is read into memory. Otherwise its clips are
+    read from its own files when they are needed.
 
     Args:
         name: Name of the set, with its config and version if need be:
             `"speech_commands"`, `"nsynth"`, `"spoken_digit"`.
-        label: Name of the feature to predict. Defaults to `"label"`, for NSynth
-            to `"instrument/family"`; the other is `"pitch"`. Of a sequence of
-            classes, the targets are one or zero for each class: train with
-            binary cross-entropy.
+        label: Name of the feature to predict. Defaults to `"label"`, and for
+            NSynth to `"instrument/family"`; NSynth also has `"pitch"`. If the
+            feature is a sequence of classes, the targets are one or zero for
+            each class: train with binary cross-entropy.
         audio: Name of the feature that holds the samples.
         batch_size: Number of windows in a batch, of all processes together.
         seed: Seed of the order and of the windows.
@@ -65,14 +66,14 @@ def tfds_audio(
         test_split: Split to test on. Defaults to `"test"`, and for
             `spoken_digit` to its last tenth. The 12,678 test examples of
             NSynth in Table A.1 are its split `"valid"`.
-        test_fold: Number of the fold to test on, where the splits are `fold1`,
-            `fold2`, ...; the others are trained on. In place of `train_split`
-            and `test_split`.
+        test_fold: Number of the fold to test on, if the splits are `fold1`,
+            `fold2`, ...; the others are trained on. Takes the place of
+            `train_split` and `test_split`.
         sample_rate: Samples per second. Other rates are resampled.
         window_seconds: Length of a window, or None for whole clips, in batches
             of similar length.
-        train_steps: Batches in an epoch. Defaults to as many as take a window
-            of each clip.
+        train_steps: Batches in an epoch. By default an epoch has one window of
+            each clip.
         mixup: Chance that a waveform is mixed with another one, and its label.
         balance: Whether clips of rare classes are drawn more often.
         cache_dir: Folder for files of decoded samples, for sets that do not
@@ -162,21 +163,21 @@ def manifest_audio(
         label_column: Column of the names of classes.
         split_column: Column of the splits. Defaults to `"split"`, or else
             `"fold"`.
-        label_separator: What is between the names of classes, where a sound
-            may have several. Defaults to one class for each sound. The targets
-            are then one or zero for each class: train with binary
-            cross-entropy.
+        label_separator: Text between the names of classes, such as `","`, if a
+            sound may have several classes. The targets are then one or zero for
+            each class: train with binary cross-entropy. Defaults to None: each
+            sound has one class.
         batch_size: Number of windows in a batch, of all processes together.
         seed: Seed of the order and of the windows.
         train_split: Split to train on.
         test_split: Split to test on.
-        test_fold: Number of the fold to test on; the others are trained on. In
-            place of `train_split` and `test_split`.
+        test_fold: Number of the fold to test on; the others are trained on.
+            Takes the place of `train_split` and `test_split`.
         sample_rate: Samples per second. Other rates are resampled.
         window_seconds: Length of a window, or None for whole clips, in batches
             of similar length.
-        train_steps: Batches in an epoch. Defaults to as many as take a window
-            of each clip.
+        train_steps: Batches in an epoch. By default an epoch has one window of
+            each clip.
         mixup: Chance that a waveform is mixed with another one, and its label.
         balance: Whether clips of rare classes are drawn more often.
         max_bad_share: Share of the sound files that may be unusable. With more
@@ -233,15 +234,15 @@ def folder_audio(
 
     Args:
         folder: Path of the folder.
-        test_percent: Percentage of the files of each class to test on. Which
-            ones follows from their names, not from `seed`.
+        test_percent: Percentage of the files of each class to test on. The
+            names of the files decide which ones these are; `seed` does not.
         batch_size: Number of windows in a batch, of all processes together.
         seed: Seed of the order and of the windows.
         sample_rate: Samples per second. Other rates are resampled.
         window_seconds: Length of a window, or None for whole clips, in batches
             of similar length.
-        train_steps: Batches in an epoch. Defaults to as many as take a window
-            of each clip.
+        train_steps: Batches in an epoch. By default an epoch has one window of
+            each clip.
         mixup: Chance that a waveform is mixed with another one, and its label.
         balance: Whether clips of rare classes are drawn more often.
         max_bad_share: Share of the sound files that may be unusable. With more

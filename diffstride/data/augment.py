@@ -1,12 +1,12 @@
-"""Random changes to a batch of images, the same ones for every data set.
+"""Random changes to a batch of images, with the same code for every data set.
 
-All of it is NumPy on whole batches. Keras's preprocessing layers are not used,
-because `RandomCrop` crops a whole batch at the same place, because `MixUp` and
-`RandomFlip` keep a random state of their own, while here every number must
-follow from seed, epoch and step, and because a layer runs on the device that
-trains. A CIFAR batch stays `uint8`, a quarter of the size, until it is
-normalized at the very end. One core makes tens of thousands of images a second,
-many times what a training step takes.
+All of it is NumPy on whole batches. Keras's preprocessing layers do not fit,
+for three reasons: `RandomCrop` crops all images of a batch at the same place;
+`MixUp` and `RandomFlip` keep a random state of their own, but here every random
+number must follow from seed, epoch and step; and a layer runs on the device
+that trains. A CIFAR batch stays `uint8`, a quarter of the size of float32,
+until the normalization at the end. One core makes tens of thousands of images a
+second, many times what a training step takes.
 
 `Augmentation.draw` draws all random numbers for a global batch. The other
 functions are deterministic. So several processes can each make their own rows
@@ -29,8 +29,8 @@ IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CIFAR10_STATISTICS = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 CIFAR100_STATISTICS = ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
 
-# The share of the shorter side of a test image that is kept where training
-# images are cropped at random: 224 of 256 pixels.
+# If training images are cropped at random, this share of the shorter side of a
+# test image is kept: 224 of 256 pixels.
 _CENTRAL_FRACTION = 0.875
 
 
@@ -47,7 +47,8 @@ def random_crop(images, offsets, padding):
     shape = (batch, height + 2 * padding, width + 2 * padding, channels)
     padded = np.zeros(shape, images.dtype)
     padded[:, padding : padding + height, padding : padding + width] = images
-    # Rows of pixels times channels: long copies instead of triples.
+    # Join pixels and channels in one axis, because NumPy copies long rows
+    # faster than triples.
     windows = np.lib.stride_tricks.sliding_window_view(
         padded.reshape(batch, shape[1], -1), (height, width * channels), (1, 2)
     )
@@ -58,7 +59,7 @@ def random_crop(images, offsets, padding):
 def flip_left_right(images, flips):
     """Mirrors the images for which `flips` is true."""
     images = np.ascontiguousarray(images)
-    # NumPy copies a pixel in one go if it is one item.
+    # View each pixel as one item, so that NumPy copies it in one step.
     pixel = np.dtype((np.void, images.itemsize * images.shape[-1]))
     pixels = images.view(pixel)[..., 0]
     flipped = pixels.copy()
@@ -69,7 +70,8 @@ def flip_left_right(images, flips):
 def normalize(images, mean, std):
     """`(images - mean) / std` for each channel, as float32."""
     batch, height, width, _ = images.shape
-    # One long row of factors for NumPy's inner loop, in place of one pixel.
+    # Repeat the factors for all pixels, because NumPy's inner loop is fast on
+    # long rows only.
     scale = np.tile(1 / np.asarray(std, "float32"), height * width)
     shift = np.tile(np.asarray(mean, "float32"), height * width) * scale
     normalized = np.multiply(
@@ -83,7 +85,7 @@ def normalize(images, mean, std):
 
 
 def smooth_labels(labels, num_classes, smoothing=0.0):
-    """One-hot targets that give the share `smoothing` to all the classes."""
+    """One-hot targets; the share `smoothing` is spread over all classes."""
     targets = np.full(
         (len(labels), num_classes), smoothing / num_classes, "float32"
     )
@@ -92,7 +94,7 @@ def smooth_labels(labels, num_classes, smoothing=0.0):
 
 
 def mixup(values, partners, weights):
-    """`weights * values + (1 - weights) * partners`, one weight an example.
+    """`weights * values + (1 - weights) * partners`, a weight for each example.
 
     Reference:
         - [Zhang et al., 2018](https://arxiv.org/abs/1710.09412).
@@ -108,9 +110,9 @@ def mixup(values, partners, weights):
 class Draws:
     """The random numbers of a global batch.
 
-    `boxes`, `offsets` and `flips` have a row for each image. `owns`,
-    `partners` and `weights` have one for each example: an example is mixed
-    from the images of these two numbers.
+    `boxes`, `offsets` and `flips` have a row for each image. `owns`, `partners`
+    and `weights` have a row for each example. Mixup makes the example from the
+    two images whose numbers are in `owns` and `partners`.
     """
 
     boxes: np.ndarray
@@ -123,30 +125,32 @@ class Draws:
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """What becomes of images and labels on their way into a batch.
+    """Turns images and labels into a batch.
 
-    In this order: an image is padded and cropped, flipped, normalized, resized,
-    and mixed with another image of the batch. Test images are only normalized
-    and resized.
+    A training image is padded and cropped, flipped, normalized, resized, and
+    mixed with another image of the batch, in this order. A test image is only
+    normalized and resized.
 
     Args:
         num_classes: Number of classes.
         mean: Mean of each channel, in the units of the images.
         std: Standard deviation of each channel.
         image_size: Height and width of the result, or one number for both.
-        inception_crop: Whether to resize a random box, of 8 to 100 % of the
-            area, and of test images the central 87.5 %. Else the box is the
-            largest one with the aspect of `image_size`.
+        inception_crop: Whether to resize a random box of 8 to 100 % of the area
+            of a training image, and the central 87.5 % of a test image. If not,
+            the largest central box with the aspect of `image_size` is resized.
         crop_padding: Number of zero pixels to pad with on each side before
             cropping to the same size at random. Defaults to 4, or to 0 with
             `inception_crop`.
-        flip: Whether to mirror every second image, at random.
-        label_smoothing: Share of the label that all classes divide.
+        flip: Whether to mirror images at random, half of them on average.
+        label_smoothing: Share of the target that is spread evenly over all
+            classes.
         mixup_alpha: Parameter of the beta distribution from which the weights
             of mixup are drawn, for each example; 0 for no mixup. The partners
-            are a permutation of the batch, so an epoch keeps its length.
+            are the images of the same batch in another order, so the number of
+            examples stays the same.
         mixup_pairs: Whether mixup makes one example of two neighbours instead,
-            as the 2022 release did: an epoch then has half as many examples.
+            as the 2022 release did. An epoch then has half as many examples.
 
     Example:
 
@@ -201,20 +205,20 @@ class Augmentation:
 
     @property
     def one_hot(self):
-        """Whether targets are one-hot rather than numbers of classes."""
+        """Whether targets are one-hot and not numbers of classes."""
         return bool(self.label_smoothing or self.mixup_alpha)
 
     @property
     def images_per_example(self):
-        """How many images an example takes: two where pairs are mixed."""
+        """How many images make one example: two if pairs are mixed."""
         return 2 if self.mixup_pairs and self.mixup_alpha else 1
 
     def draw(self, generator, size):
-        """Draws all that is random about a global batch of `size` examples.
+        """Draws all random numbers for a global batch of `size` examples.
 
-        The same numbers are drawn whatever the options, so switching one of
-        them on changes nothing about the others. Only `mixup_pairs` draws for
-        twice as many images.
+        The options do not change which numbers are drawn, so that switching one
+        option on leaves the effect of the others as it was. The exception is
+        `mixup_pairs`, which needs numbers for twice as many images.
         """
         places = 2 * self.crop_padding + 1
         alpha = self.mixup_alpha or 1.0
@@ -230,13 +234,13 @@ class Augmentation:
         return Draws(boxes, offsets, flips, owns, partners, weights)
 
     def needed(self, draws, rows):
-        """The images of the global batch from which the `rows` are made."""
+        """Numbers of the images that the `rows` of the global batch need."""
         if not self.mixup_alpha:
             return rows
         return np.union1d(draws.owns[rows], draws.partners[rows])
 
     def boxes(self, heights, widths, draws=None, needed=...):
-        """The boxes to resize, of training images if there are `draws`."""
+        """The boxes to resize: random with `draws`, central without them."""
         if self.inception_crop and draws is not None:
             return random_boxes(draws.boxes[needed], heights, widths)
         height, width = self.image_size
@@ -247,8 +251,8 @@ class Augmentation:
         """Makes a training batch.
 
         Args:
-            images: Array `(batch, height, width, channels)`, the images
-                `needed` of a global batch.
+            images: Array `(batch, height, width, channels)`, those images of
+                the global batch whose numbers are in `needed`.
             labels: Their classes.
             draws: What `draw` returned for the global batch.
             needed: Numbers of the images that are given. Defaults to all.
@@ -258,7 +262,7 @@ class Augmentation:
         return self.mix(images, labels, draws, needed, rows)
 
     def change(self, images, draws=None, needed=...):
-        """Does what concerns each image alone; without draws, a test image."""
+        """Changes each image on its own; without `draws`, as a test image."""
         if self.crop_padding and draws is not None:
             offsets = draws.offsets[needed]
             images = random_crop(images, offsets, self.crop_padding)
@@ -272,7 +276,7 @@ class Augmentation:
         return crop_and_resize(images, boxes, self.image_size)
 
     def mix(self, images, labels, draws, needed=..., rows=...):
-        """Mixes images that are changed already; arguments as for a batch."""
+        """Mixes images that `change` returned; arguments as for `__call__`."""
         if not self.one_hot:
             return images, labels
         targets = smooth_labels(labels, self.num_classes, self.label_smoothing)
@@ -292,7 +296,7 @@ class Augmentation:
         return self.change(images), self.targets(labels)
 
     def targets(self, labels):
-        """The targets of test images: one-hot if those of training are."""
+        """The targets of test images, one-hot if those of training are."""
         if not self.one_hot:
             return labels
         return smooth_labels(labels, self.num_classes)

@@ -2,19 +2,19 @@
 
 import numpy as np
 
-# How often a random box is drawn until one fits into its image.
+# How many random boxes are drawn, of which the first that fits is taken.
 ATTEMPTS = 10
 
 
 def random_boxes(
     uniforms, heights, widths, area=(0.08, 1.0), aspect=(3 / 4, 4 / 3)
 ):
-    """Inception's random crops: a share of the area, an aspect, a place.
+    """Random boxes as for Inception: each has a random area, aspect and place.
 
     Args:
         uniforms: Array `(batch, attempts, 4)` of numbers between 0 and 1. The
-            first attempt that fits into its image counts; where none does, the
-            largest central box of a permitted aspect is taken.
+            first attempt that fits into its image is taken. If none fits, it is
+            the largest central box with an aspect within the limits.
         heights: Heights of the images, one number or one for each image.
         widths: Their widths.
         area: Smallest and largest share of the area of the image.
@@ -107,8 +107,10 @@ def _resampling(starts, lengths, size, resized):
     scales = (lengths / resized).astype("float32")
     centers = (np.arange(resized) + 0.5).astype("float32") * scales + starts
     pixels = np.arange(size, dtype="float32")
-    # A triangle as wide as the distance between output pixels is the
-    # antialiasing; the pixels inside the box share the weight of those outside.
+    # Each output pixel is an average of input pixels, weighted by a triangle as
+    # wide as the distance between output pixels: this prevents aliasing. Pixels
+    # outside of the box get no weight. The other weights are scaled so that
+    # their sum is one.
     weights = np.abs(centers[..., np.newaxis] - (pixels + 0.5))
     weights /= -np.maximum(scales, 1)[..., np.newaxis]
     weights += 1

@@ -31,7 +31,7 @@ class Clips:
         return len(self.labels)
 
     def read(self, clips, length, positions=None):
-        """Reads as many samples of each of some clips, as float32.
+        """Reads `length` samples of each of some clips, as float32.
 
         Args:
             clips: Numbers of the clips.

@@ -1,4 +1,4 @@
-"""What a data loader returns, whatever the data."""
+"""The class `Dataset`, which all data loaders return."""
 
 import dataclasses
 import numbers
@@ -17,10 +17,10 @@ class Dataset:
 
     `train` and `test` return finite iterables of `(x, y)` batches that Keras's
     `fit` and `evaluate` accept; `fit` needs `shuffle=False`, or it would change
-    the order of the batches. What is random in them depends on the seed of
-    the loader, the epoch and the step alone: the same three give the same
-    batches bit for bit, in another process too, so an interrupted run goes on
-    where it stopped.
+    the order of the batches. All that is random in them depends only on the
+    seed of the loader, the epoch and the step. The same three give the same
+    batches bit for bit, in another process too, so that an interrupted run can
+    go on where it stopped.
 
     Args:
         train: Function of `(epoch, start_step=0)`: the batches of one epoch,
@@ -34,13 +34,13 @@ class Dataset:
         name: Name of the data set.
         input_dtype: Dtype of the examples.
         class_names: Names of the classes in their order, or a dict from the
-            name of a head to them; None where they have none.
+            name of a head to them; None if they have no names.
         is_multi_label: Whether an example may be of several classes at once.
         sample_rate: Samples per second of sounds; None for other examples.
         test_split: Name of the split to test on.
-        validation: Function without arguments, like `test`: the examples that
-            tell the best epoch and when to stop. None where there are none;
-            then those of `test` do.
+        validation: Function without arguments, like `test`, for the examples
+            that decide which epoch is the best one and when to stop. None if
+            the examples of `test` decide.
     """
 
     train: Callable[..., Iterable]
@@ -60,8 +60,9 @@ class Dataset:
 class Batches(keras.utils.PyDataset):
     """A run of batches, each computed from its number alone.
 
-    Threads compute the next ones ahead of their use. Those of Keras are not
-    used: where they look ahead, `fit` under JAX takes the first batch last.
+    Threads compute the next batches before they are needed. The threads of
+    Keras are not used, because with them `fit` under JAX takes the first batch
+    last.
 
     Args:
         make_batch: Function from the number of a batch to the batch.
@@ -70,8 +71,8 @@ class Batches(keras.utils.PyDataset):
         workers: Number of threads.
         ahead: Number of batches to compute ahead. Defaults to one more than
             there are threads.
-        shapes: The shape of the examples of each batch, where it is known
-            before the batches are made.
+        shapes: The shape of the examples of each batch, if it is known before
+            the batches are made.
 
     Example:
 
@@ -123,7 +124,7 @@ class Batches(keras.utils.PyDataset):
 def batch_shapes(batches):
     """The shape of the examples of each batch.
 
-    Batches are made for that only where they do not know it.
+    Batches are made for it only if they do not have the attribute `shapes`.
     """
     shapes = getattr(batches, "shapes", None)
     if shapes is not None:
@@ -133,12 +134,12 @@ def batch_shapes(batches):
 
 def random_generator(seed, epoch, step=None):
     """NumPy's generator for a step of an epoch, or for the epoch as a whole."""
-    # NumPy takes (1, 2) and (1, 2, 0) for the same seed, hence the `+ 1`.
+    # Add 1, because NumPy takes the seeds (1, 2) and (1, 2, 0) for the same.
     return np.random.default_rng([seed, epoch, 0 if step is None else step + 1])
 
 
 def process_rows(batch_size, process_index=0, process_count=1):
-    """The rows of a global batch that fall to one of several processes."""
+    """The rows of a global batch that one of several processes makes."""
     return np.array_split(np.arange(batch_size), process_count)[process_index]
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from diffstride.data.tfds_source import leave_gpus_alone
 
-# Markers of JPEG before which its size is not known yet have no length.
+# Markers of JPEG which no length follows.
 _JPEG_WITHOUT_LENGTH = (0x01, *range(0xD0, 0xD9))
 # Markers of the segment that holds the size, for each way of coding.
 _JPEG_SIZE = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -26,9 +26,9 @@ class BadImages(ValueError):
 
 
 def reason(error):
-    """The one line of an error that says what was wrong.
+    """The one line of an error message that says what was wrong.
 
-    TensorFlow puts the place in the graph before it, and nodes behind it.
+    The lines around it are about the graph of TensorFlow.
     """
     text = str(error).strip().split("\n\n")[-1].split("\n")[0]
     return text.rpartition("ParallelMapV2: ")[2]
@@ -64,7 +64,7 @@ def _size(encoded):
 
 
 def _jpeg_size(encoded):
-    """Finds the size in the header; TensorFlow takes ten times as long."""
+    """Finds the size in the header, in a tenth of the time of TensorFlow."""
     place = 2
     while place + 9 <= len(encoded):
         if encoded[place] != 0xFF:
@@ -95,7 +95,7 @@ def decoder(height, width, channels, resized=True):
         height: Height of the result.
         width: Its width.
         channels: Its number of channels.
-        resized: Whether to resize. Else the boxes must have this size already.
+        resized: Whether to resize. If not, boxes must have this size already.
     """
     import tensorflow as tf
 

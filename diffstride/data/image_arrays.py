@@ -1,4 +1,4 @@
-"""The images of a prepared set as arrays, decoded once for many runs."""
+"""The images of a prepared set as arrays, which many runs decode only once."""
 
 import contextlib
 import hashlib
@@ -26,8 +26,7 @@ def read_splits(source, splits, max_bad_share, cache_dir=None):
         cache_dir: Folder for files of decoded images. Defaults to none.
 
     Returns:
-        A dict with `x_train` and `y_train` and so on, as `from_arrays` takes
-        it.
+        A dict with `x_train`, `y_train` and so on, for `from_arrays`.
     """
     content = fingerprint(source.builder) if cache_dir else None
     arrays = {}
@@ -37,7 +36,7 @@ def read_splits(source, splits, max_bad_share, cache_dir=None):
         if not found:
             records = Records(source, split, max_bad_share)
             found = _decode(records)
-            # Bad images are to be named in each run, so they are not cached.
+            # Do not cache a split with bad images, so that each run names them.
             if path and not records.num_bad:
                 _save(path, *found)
         arrays[f"x_{key}"], arrays[f"y_{key}"] = found
@@ -65,15 +64,15 @@ def _load(path):
 
 
 def _save(path, images, labels):
-    """Writes a file that appears once it is complete."""
-    # Other processes may be writing the same file.
+    """Writes a file under its name only when it is complete."""
+    # Use a name of this process, because others may write the same file.
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(part, "wb") as file:
             np.savez(file, images=images, labels=labels)
         os.replace(part, path)
-    except OSError as error:  # The run does not need the file.
+    except OSError as error:  # The run goes on without the file.
         logging.warning("%s cannot be written: %s", path, error)
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)

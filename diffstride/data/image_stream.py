@@ -8,11 +8,11 @@ import numpy as np
 from diffstride.data import sampling
 from diffstride.data.dataset import Batches, process_rows, random_generator
 
-# Files are read side by side in groups of so many, by blocks of so many
-# records: neighbours in an epoch come from several files, and yet each file is
-# read nearly from its beginning to its end.
+# Blocks of 16 records are read from 16 files in turn. So neighbours in an epoch
+# come from several files, and yet each file is read nearly from its beginning
+# to its end, which is fast on a disk.
 _FILES = _BLOCK = 16
-# So many images are decoded at a time, because arrays of some 10 MB can use the
+# Number of images that are decoded at a time. Arrays of about 10 MB can use the
 # same memory again and again.
 _CHUNK = 64
 
@@ -23,7 +23,7 @@ class ImageStream:
     Args:
         train: The `Records` to train on.
         augmentation: The `Augmentation`.
-        shuffle_buffer: Number of images among which the next one is drawn.
+        shuffle_buffer: Size of the buffer from which the next image is drawn.
         workers: Number of batches to make at a time.
         batch_size: Number of images in a batch, of all processes together.
         seed: Seed of the order and of the augmentation.
@@ -46,7 +46,7 @@ class ImageStream:
         channels = train.source.image_shape[-1]
         self.input_shape = (*augmentation.image_size, channels)
         self._augmentation = augmentation
-        # What is left to do once boxes are cropped and resized.
+        # What is left to do for images whose boxes are cropped and resized.
         self._finish = dataclasses.replace(augmentation, inception_crop=False)
         self._shuffle_buffer = shuffle_buffer
         self._workers = workers
@@ -55,11 +55,11 @@ class ImageStream:
         self._process = process_index, process_count
         images = batch_size * augmentation.images_per_example
         self.train_steps = len(train) // images
-        # Of an epoch, and of the one before it.
+        # Keep the orders of this epoch and of the one before it.
         self._order = functools.lru_cache(maxsize=2)(self._draw_order)
 
     def train(self, epoch, start_step=0):
-        """The training batches of an epoch, as `Dataset.train` has them."""
+        """The training batches of an epoch, for `Dataset.train`."""
         augmentation, batch_size = self._augmentation, self._batch_size
         rows = process_rows(batch_size, *self._process)
         per_step = batch_size * augmentation.images_per_example
@@ -86,7 +86,7 @@ class ImageStream:
         )
 
     def evaluation(self, records):
-        """The batches of these `Records`, as `Dataset.test` has them."""
+        """The batches of these `Records`, for `Dataset.test`."""
         total = len(records)
 
         def examples(step):

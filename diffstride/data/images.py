@@ -1,9 +1,10 @@
 """Image classification sets of TensorFlow Datasets (TFDS).
 
-A set whose images have one size and fit into memory is decoded once and goes
-the way of `diffstride.data.arrays`. The images of others stay encoded in their
-files: those of a batch are read, decoded, cropped and resized in parallel, and
-`diffstride.data.augment` does the rest, as it does for arrays.
+A set whose images have one size and fit into memory is decoded once, and
+`diffstride.data.arrays` makes its batches. The images of other sets stay
+encoded in their files. The images of a batch are read, decoded, cropped and
+resized in parallel; `diffstride.data.augment` does the rest, as it does for
+arrays.
 """
 
 import dataclasses
@@ -34,7 +35,8 @@ _STATISTICS = {
 _TEST_SPLITS = {"imagenet2012": "validation", "imagenette": "validation"}
 _CACHED_BYTES = 2**31
 _STREAM_SHUFFLE_BUFFER = 10_000
-# Each worker makes a batch, whose images are decoded in parallel in any case.
+# Few workers are enough, because the images of each batch are decoded in
+# parallel already.
 _MOST_WORKERS = 4
 
 
@@ -66,8 +68,8 @@ def tfds_images(
 ):
     """An image classification set of TFDS.
 
-    Every epoch runs through the training images in an order of its own; the
-    images of an incomplete last batch are left out, other ones in each epoch.
+    The training images come in a new order in every epoch. A last batch that
+    would be incomplete is left out, so each epoch leaves out other images.
 
     A set that is not there yet is downloaded and prepared, with a warning that
     says so.
@@ -82,45 +84,49 @@ def tfds_images(
         train_split: Split to train on, slices included: `"train[:80%]"`.
         test_split: Split to test on. Defaults to `"test"`, or to
             `"validation"` for ImageNet and Imagenette.
-        validation_split: What tells the best epoch and when to stop, in place
-            of the test split: a share of the training split, like 0.1, which is
-            not trained on (of each class in memory, the last examples of a
-            stream); or the name of a split, like `"train[90%:]"` beside the
-            `train_split` `"train[:90%]"`. Defaults to None: the test split
-            does.
+        validation_split: The images that decide which epoch is the best one and
+            when to stop. A share of the training split, like 0.1, takes images
+            that are then not trained on: the last ones of each class if the set
+            is in memory, else the last ones of the split. A name takes that
+            split, like `"train[90%:]"` with `train_split="train[:90%]"`.
+            Defaults to None, which means the test split.
         cache: Whether to keep the decoded set in memory, which takes images of
             one size; `"auto"` for those that take up to 2 GiB.
         cache_dir: Folder for files of decoded images, which later runs read in
             a fraction of the time. A set that was prepared again is decoded
             again. Only for sets in memory. Defaults to none.
-        shuffle_buffer: Number of images among which the next one is drawn, as
-            `tf.data.Dataset.shuffle` does it. Defaults to all images of a set
-            in memory, and to 10,000 of a streamed set, whose files are
-            shuffled too.
-        num_train_examples: Trains on the first so many images. Defaults to all
-            of them. Only for sets in memory; others take a slice of a split.
-        stratified: Whether these are the first ones of each class, as many of
-            each as its share of the training set.
+        shuffle_buffer: Size of the buffer from which the next image is drawn,
+            as in `tf.data.Dataset.shuffle`. Defaults to all images of a set in
+            memory, and to 10,000 for a streamed set, whose files are shuffled
+            too.
+        num_train_examples: Number of images to train on, the first ones of the
+            training split. Defaults to all of them. Only for sets in memory;
+            for others use a slice, like `train_split="train[:10%]"`.
+        stratified: Whether to take the first images of each class instead, so
+            that each class keeps its share of the training set.
         normalize: Mean and standard deviation of each channel, on a scale of 0
-            to 1; None for no normalization; `"auto"` for the known ones of
-            CIFAR and ImageNet, those of the training images for other sets in
-            memory, and those of ImageNet for other streams of color images.
+            to 1; None turns the normalization off. `"auto"` takes the known
+            ones of CIFAR and ImageNet. For other sets it computes those of the
+            training images if they are in memory, and takes those of ImageNet
+            for streams of color images.
         image_size: Height and width to resize to, or one number for both.
             Defaults to the size of the images, where they have one.
         inception_crop: Whether to train on random boxes of 8 to 100 % of the
             area, and to test on the central 87.5 %.
         crop_padding: Number of zero pixels to pad the images with on each side
-            before cropping to the same size at random: of the images as they
-            are in memory, or of the resized images of a streamed set. Defaults
-            to 4, or to 0 with `inception_crop`.
-        flip: Whether to mirror every second image, at random.
-        label_smoothing: Share of the label that all classes divide.
+            before cropping to the same size at random. Images in memory are
+            padded before they are resized, images of a stream after it.
+            Defaults to 4, or to 0 with `inception_crop`.
+        flip: Whether to mirror images at random, half of them on average.
+        label_smoothing: Share of the target that is spread evenly over all
+            classes.
         mixup_alpha: Parameter of the beta distribution of the weights with
             which images of a batch are mixed; 0 for no mixup. With mixup or
-            label smoothing targets are one-hot, else numbers of classes.
+            label smoothing targets are one-hot, otherwise they are numbers of
+            classes.
         mixup_pairs: Whether mixup makes one example of two images that follow
-            one another, as the 2022 release did: an epoch then has half as
-            many steps. Else each image is mixed with another of its batch.
+            one another, as the 2022 release did. An epoch then has half as many
+            steps. If not, each image is mixed with another one of its batch.
         workers: Number of threads that each make a batch. Defaults to one for a
             set in memory, and to up to four for a streamed one.
         max_bad_share: Share of the images of a streamed set that may be

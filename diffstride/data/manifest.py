@@ -1,4 +1,4 @@
-"""Manifests: which sound files there are, what they are, where they belong."""
+"""Manifests: lists of sound files with the class and the split of each."""
 
 import collections
 import concurrent.futures
@@ -15,11 +15,11 @@ from diffstride.data import sounds
 SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".aiff", ".aif", ".mp3")
 # Sound files that the decoder cannot read.
 _OTHER_SUFFIXES = (".m4a", ".mp4", ".aac", ".wma", ".webm", ".amr", ".3gp")
-# So many files are decoded ahead, which is how many sounds are in memory.
+# Number of files that are decoded ahead, and so of sounds in memory.
 _AHEAD = 64
-# A report that is printed names so many files. `problems.csv` names all.
+# Number of files that a printed report names. `problems.csv` names all.
 _NAMED = 50
-# The share of the sound files that may be unreadable, where no other is given.
+# The default of the share of sound files that may be unreadable.
 MAX_BAD_SHARE = 0.25
 
 
@@ -56,8 +56,9 @@ def read_manifest(
         label_column: Column of the names of classes.
         split_column: Column of the splits. Defaults to `"split"`, or else
             `"fold"`; the folds are splits with the names `fold1`, `fold2`, ...
-        label_separator: What is between the names, where a sound may have
-            several, such as `","`. Defaults to one class for each sound.
+        label_separator: Text between the names of classes, such as `","`, if a
+            sound may have several classes. Defaults to None: each sound has one
+            class.
 
     Returns:
         A list of `Row`.
@@ -124,8 +125,8 @@ def read_folder(folder, test_percent=20, lists=None):
         folder: Path of the folder, with files like `dog/3.wav`.
         test_percent: Percentage of the files of each class that make the split
             `test`; the others make `train`. The names of the files decide
-            which ones. Give a manifest where recordings belong together, such
-            as those of one speaker.
+            which ones. If recordings belong together, such as those of one
+            speaker, use a manifest instead.
         lists: Dict from the name of a split to a text file with the files that
             belong to it, like `dog/3.wav`, one on a line. The files on no list
             make `train`, whatever `test_percent`.
@@ -176,7 +177,7 @@ def _files(folder):
 
 
 def _check_class_folders(folder, without, unread):
-    """Names classes that would disappear, and sounds that are not read."""
+    """Refuses classes without a sound; warns of sounds of unknown formats."""
     if without:
         found = [
             f"{name!r} has only {', '.join(sorted(suffixes))}"
@@ -207,7 +208,7 @@ def name_order(name):
 
 
 def check_rows(rows, source):
-    """Returns the rows if no two of them are of the same sound file."""
+    """Returns the rows, or raises an error if two name the same sound file."""
     if not rows:
         raise ValueError(
             f"There must be sound files in {source}: lines of a CSV file, or "
@@ -241,7 +242,7 @@ def class_names(rows):
 
 @dataclasses.dataclass
 class Report:
-    """What became of the files of a manifest.
+    """Which files of a manifest were read, and what was wrong with the others.
 
     Args:
         read: Number of files that are used.

@@ -9,16 +9,15 @@ from diffstride.data.windows import vary_early
 
 
 def multi_task(datasets, seed=0, train_steps=None):
-    """Several tasks at once: a batch of each, one after the other, in a batch.
+    """Trains on several tasks at once: each batch has examples of all tasks.
 
-    A model has a head for each task. The labels and the weights of examples
-    are dicts of an array for each head; an example has the weight 0 for the
-    heads of other tasks, which get no gradient from it and must not count it:
-    compile the model with `weighted_metrics`. (On TensorFlow Keras shows the
-    loss of a single head as an average over batches, whatever their weights.)
-    The other weights are such that
-    the loss of a head is the average over the examples of its task; the loss
-    of the model is their sum.
+    A model has a head for each task. The labels and the weights of examples are
+    dicts with an array for each head. For the heads of other tasks, an example
+    has the weight 0: they get no gradient from it, and their metrics must not
+    count it, so compile the model with `weighted_metrics`. The other weights
+    make the loss of a head the average over the examples of its task. The loss
+    of the model is the sum over heads. (On TensorFlow, Keras shows the loss of
+    a single head as an average over batches and ignores their weights.)
 
     Each task keeps the batch size of its own data set, and runs through its
     clips at its own pace.
@@ -27,8 +26,8 @@ def multi_task(datasets, seed=0, train_steps=None):
         datasets: Dict from the name of a task to its data set, or to a function
             of `seed` that loads it.
         seed: Seed that the functions get, a different one for each.
-        train_steps: Batches in an epoch. Defaults to as many as take a window
-            of each clip of the largest data set.
+        train_steps: Batches in an epoch. By default an epoch has one window of
+            each clip of the largest data set.
 
     Returns:
         A `diffstride.data.dataset.Dataset`.
@@ -68,17 +67,17 @@ def multi_task(datasets, seed=0, train_steps=None):
 
     @functools.cache
     def of_no_class(task):
-        """What stands for the label of an example of another task."""
+        """The label that examples of other tasks have for this head."""
         _, y = tasks[task].test().make_batch(0)
         return np.zeros_like(y[:1])
 
     def blank(task, y, count):
-        """Labels like those of this batch, or of the test batches."""
+        """Such labels, of the same form as `y` or as those of test batches."""
         like = of_no_class(task) if y is None else np.zeros_like(y[:1])
         return np.repeat(like, count, axis=0)
 
     def merge(batches, weights):
-        """One batch, of a dict with the batch of one or more tasks."""
+        """Joins the batches of one or more tasks in one."""
         labels = {task: [] for task in tasks}
         masks = {task: [] for task in tasks}
         for batch_task, (_, y) in batches.items():
@@ -151,6 +150,6 @@ def multi_task(datasets, seed=0, train_steps=None):
 
 
 def _weights(sizes):
-    """Weights with which the average over all is that over a task alone."""
+    """Weights that make the mean over all examples the mean over one task."""
     total = sum(sizes.values())
     return {task: total / size for task, size in sizes.items()}

@@ -42,8 +42,8 @@ def prepare(
 
     The data are written in shards. After an interruption the same call goes on
     with the shards that are missing. Several calls, on several machines with a
-    common folder, share the work: whoever is ready first takes the next shard.
-    A call for a set that is there, with the same arguments, changes nothing.
+    common folder, share the work: each takes the next shard when it is ready.
+    If the set is there already, a call with the same arguments changes nothing.
 
     Args:
         rows: List of `diffstride.data.manifest.Row`.
@@ -55,8 +55,8 @@ def prepare(
         shard_size: Number of files in a shard.
         process_index: Number of this process.
         process_count: Number of processes that each write their own shards. To
-            be used on file systems without locks, where several calls cannot
-            share the work by themselves.
+            be used on file systems without locks, because there several calls
+            cannot share the work by themselves.
         workers: Number of processes that this call starts to write shards. With
             1, this process writes them and decodes in threads.
         max_bad_share: Share of the sound files that may be unusable. The
@@ -133,8 +133,8 @@ def _plan(rows, name, folder, shard_size, sample_rate, workers):
                 first + number,
                 hashlib.sha1(digest.encode()).hexdigest(),
                 sample_rate,
-                # Several processes keep the processors busy with one thread
-                # each.
+                # With several processes, one thread in each is enough to keep
+                # all processors busy.
                 _Decode(own, numbers, sample_rate, 1 if workers > 1 else None),
                 serialize,
             )
@@ -202,7 +202,7 @@ def _report(every, report=None):
 
 
 def _check_presence(missing, total, max_bad_share):
-    """Says at once, not after hours, that too many sound files are missing."""
+    """Raises an error early, not after hours, if too many files are missing."""
     gone = [
         (str(row.path), "the file does not exist")
         for shard in missing
@@ -213,7 +213,7 @@ def _check_presence(missing, total, max_bad_share):
 
 
 def _write_metadata(by_split, features, folder, sample_rate):
-    """Writes what makes the shards a data set of TFDS."""
+    """Writes the files by which TFDS reads the shards as a data set."""
     import tensorflow_datasets as tfds
 
     template = tfds.core.ShardedFileTemplate(

@@ -1,4 +1,4 @@
-"""Sets of sounds in the folders that they are published in, as manifests."""
+"""Manifests of published sets of sounds, from their folders as unpacked."""
 
 import collections
 import csv
@@ -13,7 +13,7 @@ from diffstride.data.manifest import (
     read_manifest,
 )
 
-# What people put around the eleven characters of a YouTube identifier:
+# Names of files have more than the eleven characters of a YouTube identifier:
 # `Y---1_cCGK4M.wav`, `---1_cCGK4M_0.000_10.000.wav`.
 _AUDIOSET_NAME = re.compile(r"^Y?([\w-]{11})(_[\d.]+(_[\d.]+)?)?$")
 AUDIOSET_SPLITS = ("balanced_train", "unbalanced_train", "eval")
@@ -123,15 +123,15 @@ def fsd50k(folder):
 def audioset(folder):
     """AudioSet: two million clips with one or more of 527 tags.
 
-    The splits are `balanced_train`, `unbalanced_train` and `eval`, those of
-    which there is a list. Clips that are no longer to be had are missing sound
-    files, which a preparation counts and names.
+    The splits are `balanced_train`, `unbalanced_train` and `eval`, as far as
+    there are lists of them. Clips that YouTube no longer has are listed, too:
+    `prepare` counts and names their missing files.
 
     Args:
         folder: The folder with `class_labels_indices.csv`, lists such as
             `eval_segments.csv`, and somewhere below it the sound files. Their
-            names are YouTube identifiers, with or without a `Y` before and the
-            seconds of the segment behind.
+            names are YouTube identifiers; a `Y` may stand before them, and the
+            seconds of the segment after them.
 
     Returns:
         A list of `diffstride.data.manifest.Row`.

@@ -13,15 +13,15 @@ from diffstride.data.tfds_source import leave_gpus_alone
 # A TFRecord has 12 bytes before its data (length and checksum) and 4 after it.
 _AROUND_DATA = 12 + 4
 _THREADS = 16
-# Each thread keeps so many files open.
+# Number of files that each thread keeps open.
 _OPEN_FILES = 32
 
 
 class Records:
     """The records of a split, read one by one in any order.
 
-    Files that are missing or cut short are named in the log, and what they
-    lack is left out.
+    Files that are missing or cut short are named in the log. Their missing
+    records are left out.
 
     Args:
         source: The `TFDSSource` of the set.
@@ -68,7 +68,7 @@ class Records:
         return self._lost + len(self._bad)
 
     def read(self, indices):
-        """Reads records; in place of one that is not usable, the next one.
+        """Reads records. One that is not usable is replaced by the next one.
 
         Returns:
             For each the number of the record, its encoded image and its label.
@@ -82,8 +82,9 @@ class Records:
     def decode(self, indices, shape, boxes=None):
         """Reads and decodes images.
 
-        An image that cannot be decoded is replaced like a record that cannot
-        be read. Which one that is depends on the data and the boxes alone.
+        An image that cannot be decoded is replaced by the next one, like a
+        record that cannot be read. The same data and boxes give the same
+        replacements.
 
         Args:
             indices: Numbers of the records.
@@ -126,7 +127,7 @@ class Records:
                 index, record = index + 1, None
 
     def refuse(self, index, problem):
-        """Names and counts a record that cannot be used, once."""
+        """Logs and counts a record that cannot be used, each one only once."""
         with self._lock:
             if index in self._bad:
                 return
@@ -151,7 +152,7 @@ class Records:
             )
 
     def _find(self, part):
-        """Where the records of a file are; fewer if it is missing or short."""
+        """The places of the records of a part that its file really has."""
         stop = part.skip + part.take
         if self._is_array_record:
             reader = shards.array_record().ArrayRecordReader(str(part.filename))
@@ -185,7 +186,7 @@ class Records:
 
     @property
     def _reader(self):
-        """A function that opens a file, or finds it open in this thread."""
+        """A function that returns an open file; each thread has its own."""
         if not hasattr(self._thread, "reader"):
             self._thread.reader = functools.lru_cache(_OPEN_FILES)(
                 lambda path: shards.array_record().ArrayRecordReader(
@@ -203,7 +204,7 @@ def _tfrecord_loader():
     leave_gpus_alone()
 
     def load_one(path, place):
-        # Only the raw operation begins anywhere in a file.
+        # Use the raw operation, because no other can begin anywhere in a file.
         records = tf.raw_ops.TFRecordDatasetV2(
             filenames=[path],
             compression_type="",
@@ -246,6 +247,6 @@ def _offsets(path, count):
                     break
                 offsets.append(offset)
                 offset += _AROUND_DATA + length
-    except OSError:  # It is missing, or a disk fails.
+    except OSError:  # The file is missing, or the disk fails.
         pass
     return offsets

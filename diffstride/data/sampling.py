@@ -24,10 +24,11 @@ def one_hot(labels, num_classes):
 
 
 def balanced_chances(labels):
-    """The chance of each clip where classes are to be equally frequent.
+    """The chance of each clip to be drawn so that classes are equally frequent.
 
-    As in PSLA, a class weighs as much as it is rare, and a clip as much as all
-    its classes together. Clips without a class are not drawn.
+    As in PSLA, the weight of a class is one over its number of clips, and the
+    weight of a clip is the sum over its classes. Clips without a class are not
+    drawn.
 
     Args:
         labels: As for `one_hot`.
@@ -61,7 +62,7 @@ def balanced_chances(labels):
 
 
 def draw_clips(generator, count, num_clips, chances=None):
-    """Draws clips: one round through all after another, or by chance.
+    """Draws clips: all of them in rounds, or each one by chance.
 
     Args:
         generator: NumPy's random generator.
@@ -85,9 +86,9 @@ def shuffle(generator, count, buffer_size=None):
     Args:
         generator: NumPy's random generator.
         count: How many numbers.
-        buffer_size: Number of examples among which the next one is drawn, as
-            `tf.data.Dataset.shuffle` does it: an example comes at most this
-            many places early. Defaults to all: every order is as likely.
+        buffer_size: Size of the buffer from which the next example is drawn, as
+            in `tf.data.Dataset.shuffle`. An example can move forward by at most
+            this many places. Defaults to None: all orders are equally likely.
 
     Returns:
         An integer array `(count,)`.
@@ -105,7 +106,7 @@ def shuffle(generator, count, buffer_size=None):
     for new, place in enumerate(places, start=buffer_size):
         order.append(buffer[place])
         buffer[place] = new
-    # Nothing is left to fill the buffer with: the rest comes in any order.
+    # The buffer cannot be filled any more, so its rest comes in a random order.
     return np.concatenate([order, generator.permutation(buffer)])
 
 
@@ -119,7 +120,7 @@ def check_shuffle_buffer(shuffle_buffer):
 
 
 def similar_lengths(generator, clips, lengths, batch_size, pool=50):
-    """Reorders the clips of an epoch so that batches waste little on padding.
+    """Reorders the clips of an epoch so that batches need little padding.
 
     Args:
         generator: NumPy's random generator.
@@ -141,7 +142,7 @@ def similar_lengths(generator, clips, lengths, batch_size, pool=50):
 
 @dataclasses.dataclass(frozen=True)
 class Mixup:
-    """What is mixed into the examples of an epoch (Zhang et al., 2017).
+    """The clips that are mixed into those of an epoch (Zhang et al., 2017).
 
     Args:
         clips: The other clip of each example.

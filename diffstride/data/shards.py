@@ -25,26 +25,27 @@ from absl import logging
 
 from diffstride.data.manifest import Report
 
-# Any clip can be read alone. Without compression, because sounds of 16 bits
-# shrink by less than a tenth and would take twice as long to read.
+# `group_size:1` lets any clip be read alone. The files are not compressed,
+# because 16-bit sounds would shrink by less than a tenth and take twice as long
+# to read.
 _OPTIONS = "group_size:1,uncompressed"
 _SECONDS_TO_WAIT = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """A file of clips, and what it is made from.
+    """A file of clips, and how to make it.
 
     Args:
         path: Path of the file.
-        number: Number of the shard, another one for each shard of a folder.
-        digest: Digest of all that determines the clips. A file with another
+        number: Number of the shard, which no other shard of the folder has.
+        digest: Digest of all that the clips depend on. A file with another
             digest is written again.
         sample_rate: Samples per second.
         make: Function of a `Report` that yields the example, the number of
             samples and the labels of each clip: a dict from the name of a
-            feature to a class or a list of classes. It must be picklable where
-            several workers are to write.
+            feature to a class or a list of classes. It must be picklable if
+            several workers write.
         serialize: Function from an example to bytes, picklable too.
     """
 
@@ -61,10 +62,11 @@ class Shard:
         return index if index and index["digest"] == self.digest else None
 
     def write(self):
-        """Writes the file, then its index; each appears once it is complete."""
+        """Writes the file, then its index. Each gets its name once complete."""
         module = array_record()
         for old in self.path.parent.glob(f".{self.path.name}.*"):
-            old.unlink(missing_ok=True)  # Of a process that was killed.
+            # A process that was killed left it behind.
+            old.unlink(missing_ok=True)
         part = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         report, lengths, labels, octets = Report(), [], {}, 0
         try:
@@ -156,8 +158,8 @@ def write_shards(shards, workers=1, wait=True):
     """Writes the shards that are not there yet.
 
     Several calls may run at the same time, in processes of one or of several
-    machines with a common folder: each shard is written by one of them. Where
-    one is killed, another one writes its shards.
+    machines with a common folder: each shard is written by one of them. If one
+    is killed, another one writes its shards.
 
     Args:
         shards: List of `Shard`, all in one folder.
@@ -186,7 +188,7 @@ def write_shards(shards, workers=1, wait=True):
 
 
 def _write_unclaimed(shard):
-    """Writes a shard, unless it is there or another process is at it."""
+    """Writes a shard, unless it is there or another process is writing it."""
     with _claimed(shard) as is_ours:
         if not is_ours or shard.read_index() is not None:
             return False
@@ -196,7 +198,7 @@ def _write_unclaimed(shard):
 
 @contextlib.contextmanager
 def _claimed(shard):
-    """Locks a shard; the lock ends with the process, however that ends."""
+    """Locks a shard. The lock ends when the process ends, even if killed."""
     with open(shard.path.with_name(".lock"), "a") as file:
         try:
             # One byte of the file stands for each shard.
@@ -211,7 +213,7 @@ def _claimed(shard):
 
 @contextlib.contextmanager
 def _engine(workers):
-    """A function that maps over shards, here or in processes of their own.
+    """A function that maps over shards, in this process or in `workers` others.
 
     It yields pairs of a shard and a result, in the order they are ready.
     """
@@ -220,7 +222,8 @@ def _engine(workers):
             (shard, function(shard)) for shard in shards
         )
         return
-    # Forking a process that runs TensorFlow or threads of its own may hang.
+    # Do not fork, because a fork of a process with threads, such as those of
+    # TensorFlow, may hang.
     pool = concurrent.futures.ProcessPoolExecutor(
         workers, multiprocessing.get_context("spawn"), _end_with_parent
     )

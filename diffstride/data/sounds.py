@@ -10,10 +10,10 @@ import numpy as np
 # Programs that do not know the length of a sound in advance write a length at
 # or above this one into the 32 bits of the header.
 _UNKNOWN_LENGTH = 0x7FFF0000
-# The Fourier transform takes a sound as periodic. So many zeros are added, so
-# that the end of the sound does not leak into its beginning.
+# The Fourier transform treats a sound as periodic. This number of zeros is
+# added, so that the end of the sound does not leak into its beginning.
 _RESAMPLING_MARGIN = 1024
-# The filter begins to fall at this part of the lower Nyquist frequency.
+# The filter begins to fall at this share of the lower Nyquist frequency.
 _PASS_BAND = 0.95
 _FULL_SCALE = 2**15
 # A rate outside this range comes from a corrupt header. Resampling from it
@@ -62,8 +62,8 @@ def read_sound(path, sample_rate):
     except SoundError:
         raise
     except Exception as error:
-        # One file must not end a preparation of many hours, whatever a decoder
-        # or a corrupt header comes up with.
+        # Catch every error, because one corrupt file must not end a preparation
+        # of many hours.
         raise SoundError(
             f"the file cannot be decoded: {type(error).__name__}: {error}"
         ) from error
@@ -171,8 +171,8 @@ def _check_file(path):
     Decoders return the part of the sound that is left, without an error.
 
     Returns:
-        The number of samples that the file must hold at least, where its last
-        page says so; else 0.
+        The number of samples that the file must hold at least, if its last page
+        says so; else 0.
     """
     try:
         size = os.path.getsize(path)
@@ -208,7 +208,7 @@ def _decode(path):
     """Floating-point samples `(samples, channels)`, and the sample rate."""
     try:
         import soundfile
-    except (ImportError, OSError):  # Or the library behind it is missing.
+    except (ImportError, OSError):  # OSError: its library is missing.
         return _decode_wave(path)
     try:
         with soundfile.SoundFile(path) as file:

@@ -1,11 +1,11 @@
 """Textures for which there is a best stride, made by NumPy.
 
-Every image is a sum of plane waves in noise. Its class says how many
-horizontal cycles the waves have, up to nearly the Nyquist frequency, and which
-way they are tilted. Along the width a network must therefore keep almost the
-whole spectrum: evenly spaced frequencies alias onto one another if every
-second column is dropped. Along the height the waves are slow, and what is fast
-is most of the noise: a larger stride makes the task easier.
+Every image is a sum of plane waves in noise. The class says how many horizontal
+cycles the waves have, up to nearly the Nyquist frequency, and which way they
+are tilted. Therefore a network must keep almost the whole spectrum along the
+width: if every second column is dropped, frequencies of different classes alias
+onto one another. Along the height the waves are slow, and most of the noise is
+fast, so that a larger stride makes the task easier.
 """
 
 import numpy as np
@@ -42,17 +42,19 @@ def synthetic(
         num_train: Number of training images.
         num_test: Number of test images.
         image_size: Height and width of the images.
-        num_classes: Number of classes, even: half as many horizontal
-            frequencies, each tilted either way.
+        num_classes: Number of classes, which must be even. There are half as
+            many horizontal frequencies, each tilted in two ways.
         noise: Standard deviation of the fast noise, relative to the waves.
         batch_size: Number of images in a batch, of all processes together.
         seed: Seed of the order of the images.
         data_seed: Seed of the images themselves.
-        label_smoothing: Share of the label that all classes divide.
+        label_smoothing: Share of the target that is spread evenly over all
+            classes.
         mixup_alpha: Parameter of the beta distribution of the weights with
             which images of a batch are mixed; 0 for no mixup.
-        validation_split: Share of the training images that tell the best epoch
-            and when to stop, in place of the test images.
+        validation_split: Share of the training images that decide which epoch
+            is the best one and when to stop. Defaults to None: the test images
+            decide.
         process_index: Number of this process.
         process_count: Number of processes that each make their own rows of
             every batch.
@@ -76,7 +78,7 @@ def synthetic(
         textures(size, image_size, num_classes, noise, [data_seed, split])
         for split, size in enumerate((num_train, num_test))
     ]
-    # No flips: they would turn one class into another.
+    # Do not flip: a mirrored image belongs to another class.
     return from_arrays(
         splits,
         batch_size=batch_size,

@@ -32,16 +32,16 @@ class TFDSClips:
     Args:
         name: Name of the set, with its config and version if need be.
         data_dir: Folder of the prepared sets. Defaults to that of TFDS.
-        audio: Name of the feature that holds the samples. Where it does not
-            tell their rate, the feature `sample_rate` does.
+        audio: Name of the feature that holds the samples. If it does not know
+            their rate, the feature `sample_rate` does.
         label: Name of the feature that holds the class, or a sequence of
             classes; `"instrument/family"` for `family` within `instrument`.
         sample_rate: Samples per second. A set of another rate is resampled.
         cache_dir: Folder for files of decoded samples. They are written once
             for all runs, processes and labels that use the set. A folder that
-            `prepare` wrote at this sample rate needs none: its own files are
-            read. Without `cache_dir` clips are kept in memory, except those of
-            such a folder of more than 2 GiB.
+            `prepare` wrote at this sample rate needs none, because its own
+            files are read. Without `cache_dir` clips are kept in memory, unless
+            they are in such a folder and take more than 2 GiB.
         workers: Number of processes that write these files.
     """
 
@@ -116,7 +116,7 @@ class TFDSClips:
         return collect(examples, *arguments[1:])
 
     def warn_of_overlap(self, train_split, test_split):
-        """Says how many test clips are training clips, too."""
+        """Warns of test clips that are training clips, too."""
         warn_of_overlap(self.builder, train_split, test_split)
 
     def _is_prepared(self, parts):
@@ -208,7 +208,7 @@ def _read_clips(source, split, names):
 
 
 def _named(examples, builder, split):
-    """The same examples; an error says of which split they are."""
+    """Yields the same examples; errors get the name of the split."""
     try:
         yield from examples
     except Exception as error:
@@ -233,7 +233,8 @@ def _convert(source, samples, rate, split):
         samples = samples / 2**15
     if not one_channel:
         samples = samples.mean(axis=-1)
-    if not np.abs(samples).max() <= 2:  # Lossy codecs go over 1 a little.
+    # Lossy codecs exceed 1 a little, so the limit is 2.
+    if not np.abs(samples).max() <= 2:
         raise ValueError(
             f"The samples of {source.name!r} must be floating-point numbers "
             "between -1 and 1 or integers of 16 bits. Received: a clip of "
@@ -249,7 +250,7 @@ def _class_features(features, prefix=""):
     found = {}
     for key, feature in features.items():
         name = prefix + key
-        # The feature of each entry, where it is a sequence.
+        # If it is a sequence, take the feature of its entries.
         feature = getattr(feature, "feature", feature)
         if hasattr(feature, "num_classes"):
             found[name] = feature
@@ -259,12 +260,12 @@ def _class_features(features, prefix=""):
 
 
 def _steps(name, features):
-    """The keys from the features to one of them, whose name may have a `/`."""
+    """Splits a name like `instrument/family` into keys of nested features."""
     return [name] if name in features else name.split("/")
 
 
 def _value(features, name):
-    """A feature, or the value of one in an example; None if there is none."""
+    """The feature of this name, or its value in an example, or None."""
     for step in _steps(name, features):
         if not hasattr(features, "keys") or step not in features:
             return None

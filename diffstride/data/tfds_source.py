@@ -141,7 +141,7 @@ def write_tfds(
 
 
 def leave_gpus_alone():
-    """Keeps TensorFlow from taking the GPUs, if it only reads the data."""
+    """Keeps TensorFlow off the GPUs if it only reads the data."""
     import tensorflow as tf
 
     if keras.backend.backend() != "tensorflow":
@@ -151,7 +151,7 @@ def leave_gpus_alone():
 
 @contextlib.contextmanager
 def quiet():
-    """Keeps what TFDS tells about its work out of the log."""
+    """Keeps the progress messages of TFDS out of the log."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
     try:
@@ -175,8 +175,8 @@ def check_files(builder, paths):
 
 
 def warn_of_overlap(builder, train_split, test_split):
-    """Says how many test examples are training examples, too."""
-    if not builder.info.splits:  # Data that TFDS makes up, for tests.
+    """Warns of test examples that are training examples, too."""
+    if not builder.info.splits:  # So it is for the mock data of TFDS.
         return
     train, test = (
         builder.info.splits[split].file_instructions
@@ -205,15 +205,15 @@ def warn_of_overlap(builder, train_split, test_split):
 
 
 def fingerprint(builder):
-    """Tells a prepared set from one that was prepared again in its place.
+    """Values that change if a set is prepared again in the same place.
 
     Args:
         builder: The TFDS builder of the set.
 
     Returns:
-        A list, as JSON has it, of the name, size and time of change of each
-        file of the set. The size alone would not do: a label that was corrected
-        changes no size.
+        A list, ready for JSON, of the name, size and time of change of each
+        file of the set. The size alone is not enough, because it stays the same
+        if a label is corrected.
     """
     return [
         [file.name, *_size_and_time(file)]
@@ -224,7 +224,7 @@ def fingerprint(builder):
 def _size_and_time(file):
     try:
         stat = os.stat(file)
-    except OSError:  # A file in the cloud, whose time is known to the second.
+    except OSError:  # The file is in the cloud. Its time has whole seconds.
         stat = file.stat()
         return stat.length, stat.mtime
     return stat.st_size, stat.st_mtime_ns

@@ -1,13 +1,13 @@
 """Windows of clips to train on, whole clips to test on.
 
-Models are trained on windows of one length. From each clip a window is drawn
-that begins anywhere, with zeros after a clip that is shorter. Test batches hold
-whole clips, and each batch clips of the same number of windows; what is left
-over at the end of a clip, less than a window, is dropped. The model averages
+Models are trained on windows of one length. A window begins at a random place
+of its clip; a clip that is shorter is followed by zeros. Test batches hold
+whole clips. All clips of a test batch have the same number of windows, and the
+rest of a clip, which is shorter than a window, is dropped. The model averages
 over windows (see `diffstride.models.audio_cnn.SplitWindows`).
 
 A model that takes clips of any length is trained on whole clips, too. A batch
-then holds clips of similar length, with zeros up to that of the longest.
+then holds clips of similar length, with zeros up to the length of the longest.
 """
 
 import functools
@@ -51,16 +51,16 @@ def from_clips(
         window: Samples in a window, or None for whole clips.
         batch_size: Number of windows in a batch, of all processes together.
         seed: Seed of the order and of the windows.
-        train_steps: Batches in an epoch. Defaults to as many as take a window
-            of each clip. An epoch of more runs through the clips several
+        train_steps: Batches in an epoch. By default an epoch has one window of
+            each clip. With more batches, it goes through the clips several
             times.
-        mixup: Chance that a waveform and its label are mixed with those of any
-            other clip. Labels are one-hot then.
+        mixup: Chance that a waveform and its label are mixed with those of
+            another clip. Labels are one-hot then.
         mixup_alpha: Both parameters of the beta distribution of the shares.
-        balance: Whether clips are drawn by chance, and more often where their
-            classes are rare, rather than each once an epoch.
-        length_step: Whole clips of a batch are as long as a multiple of so many
-            samples: fewer different lengths.
+        balance: Whether clips are drawn by chance, those of rare classes more
+            often. If not, each clip is drawn once an epoch.
+        length_step: Batches of whole clips are padded to a multiple of this
+            number of samples, so that there are fewer different lengths.
         sample_rate: Samples per second, which the data set passes on.
         process_index: Number of this process.
         process_count: Number of processes.
@@ -96,7 +96,7 @@ def from_clips(
         most = len(train)
         train_steps = most // max(1, batch_size)
     else:
-        most = batch_size  # An epoch may run through the clips several times.
+        most = batch_size  # An epoch may go through the clips several times.
         if train_steps < 1:
             raise ValueError(
                 "`train_steps` must be 1 or more. "
@@ -115,9 +115,9 @@ def from_clips(
     num_classes = len(train.class_names)
     chances = sampling.balanced_chances(train.labels) if balance else None
 
-    @functools.lru_cache(maxsize=2)  # Of an epoch, and of the one before it.
+    @functools.lru_cache(maxsize=2)  # Keep this epoch and the one before it.
     def draw(epoch):
-        """The clips of an epoch in order, where they begin, what is mixed."""
+        """The clips of an epoch, the places of their windows, and the mixup."""
         generator = random_generator(seed, epoch)
         count = train_steps * batch_size
         clips = sampling.draw_clips(generator, count, len(train), chances)
@@ -201,18 +201,18 @@ def from_clips(
 
 
 def _batch_length(lengths, step, length_step):
-    """A length for a batch of whole clips, another one than the batch before.
+    """A length for a batch of whole clips that the batch before does not have.
 
-    On TensorFlow, Keras holds sizes that the first two batches have in common
-    for those of all batches. An even batch is an even number of steps long, an
-    odd one an odd number.
+    On TensorFlow, Keras assumes that a size which the first two batches have in
+    common is the size of all batches. Therefore even batches have an even
+    number of steps, and odd batches an odd number.
     """
     steps = -(-int(max(lengths)) // length_step)
     return (steps + (steps + step) % 2) * length_step
 
 
 def _groups_of_one_length(counts, batch_size):
-    """Clips of as many windows each, and up to a batch of windows in all."""
+    """Groups of clips of equally many windows, each group at most a batch."""
     groups = []
     for count in np.unique(counts):
         clips = np.flatnonzero(counts == count)
@@ -227,8 +227,8 @@ def _groups_of_one_length(counts, batch_size):
 def vary_early(batches, length):
     """Moves a batch of another length than the first to the second place.
 
-    On TensorFlow, Keras holds sizes that the first two batches of a data set
-    have in common for those of all batches.
+    On TensorFlow, Keras assumes that a size which the first two batches have in
+    common is the size of all batches.
 
     Args:
         batches: List of batches, or of what they are made from.
@@ -245,7 +245,7 @@ def vary_early(batches, length):
 
 
 def _warn_of_unseen(train, test):
-    """Names classes that are tested without ever having been trained."""
+    """Warns of classes that are tested, but have no training clip."""
 
     def tags(labels):
         """Clips and classes that belong together."""
@@ -274,7 +274,8 @@ def throughput(dataset, steps=20):
         steps: Number of batches to make.
     """
     make_batch = dataset.train(0).make_batch
-    windows = len(make_batch(0)[0])  # The first batch takes the draw along.
+    # Make the first batch before the clock starts, because it draws the epoch.
+    windows = len(make_batch(0)[0])
     steps = min(steps, dataset.train_steps)
     start = time.perf_counter()
     for step in range(steps):

@@ -70,7 +70,7 @@ def check_runs(runs, check=CHECK):
 
 
 def _few(lines):
-    """The first lines, and how many more there are."""
+    """The first lines, and the number of the others."""
     more = len(lines) - MOST_NAMED
     return [*lines[:MOST_NAMED], *([f"and {more} more"] if more > 0 else [])]
 

@@ -15,8 +15,8 @@ from diffstride.experiments.metrics import find_metric
 from diffstride.experiments.series import main_axis, series
 
 MOST_PANELS = 24
-# From this ratio of the largest to the smallest value on, an axis of losses is
-# logarithmic.
+# An axis of losses is logarithmic if the largest value is this many times the
+# smallest one, or more.
 WIDE = 30
 
 
@@ -33,7 +33,7 @@ def accuracy_by_epoch(folder, metric):
 
 
 def _by_epoch(folder, metric, name):
-    """Lines are choices on the main axis; panels are all the other choices."""
+    """A line for each choice on the main axis, a panel for each of the rest."""
     training = metric.name.removeprefix("val_")
     if not any(_curve([run], metric.name) for run in folder.runs):
         return None
@@ -102,7 +102,7 @@ def _by_epoch(folder, metric, name):
 
 
 def _curve(runs, name):
-    """Epochs, means and deviations, where all runs have a number."""
+    """Epochs in which all runs have a number, with means and deviations."""
     curve = []
     for rows in zip(*(run.history for run in runs), strict=False):
         values = [row.get(name) for row in rows]

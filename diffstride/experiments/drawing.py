@@ -1,4 +1,4 @@
-"""What figures have in common."""
+"""Parts that all figures share: files, axes, colors, legends."""
 
 import math
 import typing
@@ -8,12 +8,13 @@ from matplotlib import ticker
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-# The same numbers make the same file.
+# Make names inside of SVG files the same in each run, so that the same numbers
+# make the same file.
 matplotlib.rcParams["svg.hashsalt"] = "diffstride"
 
 
 class Drawing(typing.NamedTuple):
-    """A figure, the name of its files, and what to know to read it."""
+    """A figure, the name of its files, and a caption that explains it."""
 
     name: str
     figure: Figure
@@ -29,10 +30,10 @@ def save(drawing, directory):
 
 
 def logarithmic(axis):
-    """A logarithmic axis, for what is drawn, with numbers one can read."""
+    """Makes the axis of what is drawn logarithmic, with plain numbers on it."""
     getattr(axis.axes, f"set_{axis.axis_name}scale")("log")
     low, high = axis.get_view_interval()
-    # As few numbers as tell the scale.
+    # Take the fewest numbers that make at least four ticks.
     for subs in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
         locator = ticker.LogLocator(subs=subs)
         ticks = locator.tick_values(low, high)
@@ -47,7 +48,7 @@ def logarithmic(axis):
 
 
 def count_epochs(panel):
-    """Whole numbers along the lower axis."""
+    """Puts whole numbers along the lower axis."""
     panel.xaxis.set_major_locator(ticker.MaxNLocator(6, integer=True))
 
 
@@ -71,7 +72,7 @@ def new_figure(width, height):
 
 
 def legend_above(figure, panels):
-    """A legend of all panels that covers none, no wider than the figure."""
+    """A legend for all panels, above them and no wider than the figure."""
     entries = {}
     for panel in panels:
         handles, labels = panel.get_legend_handles_labels()

@@ -1,18 +1,18 @@
-"""What is wrong with a sweep, in one sentence."""
+"""Errors of a sweep, each in one sentence."""
 
 
 class SweepError(ValueError):
-    """A sweep that cannot be made; the message names the culprit."""
+    """A sweep cannot be made. The message names the part that is wrong."""
 
 
 def require(condition, name, must, value):
-    """Complains about a value of a sweep file where a condition fails."""
+    """Raises a SweepError about a value unless a condition holds."""
     if not condition:
         raise SweepError(f"`{name}` must be {must}. Received: {name}={value!r}")
 
 
 def all_of(kind, values):
-    """Whether this is a list of a kind; true and false are no integers."""
+    """Whether `values` is a list of this kind; booleans are no integers."""
     return isinstance(values, list) and all(type(v) is kind for v in values)
 
 

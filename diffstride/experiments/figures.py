@@ -1,4 +1,4 @@
-"""Figures of the papers, drawn from finished runs where they have the data."""
+"""Figures of the papers, drawn from finished runs that have their data."""
 
 import statistics
 
@@ -110,7 +110,7 @@ def accuracy_against_frames(folder, metric):
     panel = figure.subplots()
     groups = series(folder, main_axis(folder, rates))
     color = colors(groups)
-    # Methods stand side by side, so that none hides another.
+    # Draw methods side by side, so that none hides another.
     step = 0.012 * (max(rates) - min(rates))
     for index, (label, points) in enumerate(groups.items()):
         aside = step * (index - (len(groups) - 1) / 2)

@@ -1,4 +1,4 @@
-"""What a finished run says of itself."""
+"""Reads the results and the configuration of a finished run."""
 
 import ast
 import dataclasses
@@ -13,13 +13,13 @@ class FinishedRun:
     """One run that was finished.
 
     Args:
-        name: Of its directory.
+        name: Name of its directory.
         choices: The choice on each axis of the sweep.
-        seed: Of the run, or None where it is not known.
+        seed: Seed of the run, or None if it is not known.
         command: Arguments of the training binary, or None.
         history: One dict for each epoch.
         config: The lines of `config.gin` that bind something.
-        environment: Date, backend, devices and versions, where they are known.
+        environment: Date, backend, devices and versions, if they are known.
     """
 
     name: str
@@ -39,7 +39,7 @@ class FinishedRun:
             try:
                 value = ast.literal_eval(value)
             except (ValueError, SyntaxError):
-                pass  # A reference stays the text that it is.
+                pass  # It is a reference, which stays a text.
             parameters[name.split("/")[-1]] = value
         return parameters
 
@@ -61,11 +61,11 @@ class FinishedRun:
 
     @property
     def learned(self):
-        """Strides at the end by layer, a number for each axis."""
+        """Strides of each layer after training, a number for each axis."""
         return self.strides_after(len(self.history))
 
     def strides_after(self, epoch):
-        """Learned strides after some epochs; before the first, if known."""
+        """Learned strides after this epoch; those of epoch 0 only if known."""
         if not self.history[-1].get("strides"):
             return {}
         if epoch == 0:
@@ -82,10 +82,10 @@ class FinishedRun:
 
     @property
     def initial(self):
-        """Configured strides of the downsampling layers, or None."""
+        """The strides in the configuration of downsampling layers, or None."""
         model = str(self.parameter("train.model", "")).split(".")[-1]
         strides = self.parameter(f"{model}.strides")
-        if isinstance(strides, str):  # As in the 2022 release: "1, 2, 2".
+        if isinstance(strides, str):  # The 2022 release has "1, 2, 2".
             strides = ast.literal_eval(f"[{strides}]")
         if not isinstance(strides, (list, tuple)):
             return None
@@ -107,7 +107,7 @@ class FinishedRun:
 
     @property
     def axis_names(self):
-        """What the axes of a map of the network are."""
+        """Names of the axes of a map: height, width or time, frequency."""
         if self.parameter("LogMelSpectrogram.hop_ms") is None:
             return ("height", "width")
         return ("time", "frequency")
@@ -128,7 +128,7 @@ class FinishedRun:
 
     @property
     def _reduction_rate(self):
-        """The share of frames that the network does without."""
+        """The share of frames that the frame reduction removes."""
         layer = self.parameter("frame_reduction")
         while isinstance(layer, str) and layer.startswith("%"):
             layer = self.parameters.get(layer[1:])

@@ -1,4 +1,4 @@
-"""What numbers of runs are called, and how they are shown."""
+"""Names, units and decimals of the numbers of runs."""
 
 import typing
 
@@ -10,12 +10,12 @@ class Metric(typing.NamedTuple):
     """How a number of a run is shown.
 
     Args:
-        name: In the history, or one of `COSTS`.
-        title: Of a table, with the unit.
-        scale: Factor that gives this unit.
-        decimals: At least so many; small numbers have more.
+        name: Name in the history, or one of `COSTS`.
+        title: Title of a table, with the unit.
+        scale: Factor that converts the number to this unit.
+        decimals: The least number of decimals; small numbers have more.
         lower_is_better: Whether the best is the lowest.
-        is_fixed: Whether there are never more decimals.
+        is_fixed: Whether small numbers have no more decimals, either.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Metric(typing.NamedTuple):
 
 
 def find_metric(name, scale=None, decimals=None):
-    """How the metric of a name is shown."""
+    """The `Metric` of this name, which says how it is shown."""
     title = name.removeprefix("val_").replace("_", " ")
     is_quality = name.endswith(("accuracy", "loss", *_QUALITIES))
     if name.startswith("val_"):
@@ -58,7 +58,7 @@ def find_metric(name, scale=None, decimals=None):
 
 
 def default_metrics(runs):
-    """What a report shows of runs: accuracies, or else what it has."""
+    """The metrics that a report shows: accuracies, if runs have them."""
     tested = [name for name in runs[0].history[-1] if name.startswith("val_")]
     accuracies = [
         name

@@ -1,6 +1,6 @@
 """One HTML page with tables, figures, configurations and commands.
 
-It needs nothing but itself: images are part of it, and there are no scripts.
+The page is one file: images are part of it, and it has no scripts.
 """
 
 import base64
@@ -75,7 +75,7 @@ def make_page(folder, tables, drawings):
 
 
 def summary_lines(folder):
-    """How many runs there are, and what is wrong with the others."""
+    """The number of finished runs, and the problems of the others."""
     expected = len(folder.sweep.runs) if folder.sweep else None
     count = len(folder.runs)
     first = f"{count} finished run{'' if count == 1 else 's'}"
@@ -145,7 +145,7 @@ def _table(table):
     )
     rows = ""
     for name, cells in table.rows.items():
-        # A narrow screen may break it between labels only.
+        # Let narrow screens break lines between labels only.
         labels = [
             f"<span>{_escape(label)}</span>" for label in name.split(", ")
         ]
@@ -173,7 +173,7 @@ def _table(table):
 def _figure(drawing, path):
     image = base64.b64encode(path.read_bytes()).decode()
     caption = _escape(drawing.caption)
-    # Below this width its words could not be read.
+    # Below this width the words in the figure would be too small to read.
     width = round(PIXELS_PER_INCH * drawing.figure.get_figwidth())
     return (
         f'<figure><div class="scroll"><img alt="{caption}" '
@@ -208,7 +208,7 @@ def _sweep_file(folder):
 
 
 def _configuration(folder):
-    """What all runs are bound to, and what only some are."""
+    """The bindings that all runs share, and those of some runs only."""
     counts = collections.Counter(
         line for run in folder.runs for line in set(run.config)
     )

@@ -1,4 +1,4 @@
-"""Reads what runs left behind, and says what cannot be used."""
+"""Reads the directories of runs, and says which ones cannot be used."""
 
 import collections
 import dataclasses
@@ -20,13 +20,15 @@ class RunFolder:
     """The runs of a directory.
 
     Args:
-        path: Of the directory.
+        path: Path of the directory.
         sweep: The `Sweep` whose runs these are, or None.
-        runs: Finished ones, in the order of the sweep.
-        unfinished: What became of the others of the sweep, by name.
-        foreign: Why a directory is none of the sweep's, by name.
+        runs: The finished runs, in the order of the sweep.
+        unfinished: Dict from the names of the other runs of the sweep to their
+            state.
+        foreign: Dict from the names of directories that do not belong to the
+            sweep to the reason.
         axes: The labels of each axis that occur, in order.
-        bindings: What was bound for all runs beside the sweep file.
+        bindings: Bindings of all runs that were given beside the sweep file.
     """
 
     path: pathlib.Path
@@ -39,19 +41,19 @@ class RunFolder:
 
     @property
     def title(self):
-        """What the report is called."""
+        """The title of the report."""
         name = self.path.resolve().name
         return (self.sweep and self.sweep.title) or name
 
     def configurations(self):
-        """Runs that differ in nothing but their seeds, by their labels."""
+        """Dict from labels to the runs that differ only in their seeds."""
         groups = {}
         for run in self.runs:
             groups.setdefault(self.row(run, self.axes), []).append(run)
         return groups
 
     def row(self, run, axes):
-        """The name of a run's row, from its choices on some axes."""
+        """The name of the row of a run, made of its choices on some axes."""
         labels = [run.choices[axis] for axis in axes]
         return ", ".join(labels) or self.path.resolve().name
 
@@ -72,7 +74,7 @@ def read_folder(path):
     if folder.sweep is None and not any(
         isinstance(d, dict) for d in descriptions.values()
     ):
-        # Not one is of a sweep: what tells them apart is their names.
+        # None of them belongs to a sweep, so only their names tell them apart.
         descriptions = {
             directory.name: {"choices": {"run": directory.name}}
             if (directory / "history.jsonl").exists()
@@ -124,7 +126,7 @@ def read_folder(path):
 
 
 def _read_description(directory):
-    """The choices and the command of a run, or why there are none."""
+    """The choices and the command of a run, or why they cannot be read."""
     path = directory / "sweep.json"
     if not path.exists():
         if (directory / "history.jsonl").exists():
@@ -140,14 +142,14 @@ def _read_description(directory):
 
 
 def _leave_out_other_commands(folder, usable, expected):
-    """Keeps runs of one command line; returns what that adds to the sweep."""
+    """Keeps the runs of one command line; returns its additional bindings."""
     added = {}
     for directory, description in usable.items():
         command = description.get("command")
         if command is None or directory.name not in expected:
             continue
         asked = bindings(expected[directory.name].command(folder.path))
-        # What the run could not use counts as bound, as for the other runs.
+        # Bindings that this run cannot use count, too: other runs have them.
         left_out = description.get("left_out", [])
         made = bindings(command) + [f"--gin_param={p}" for p in left_out]
         if any(part not in made for part in asked):
@@ -170,7 +172,7 @@ def _leave_out_other_commands(folder, usable, expected):
 
 
 def _read_run(directory, description):
-    """A `FinishedRun`, or what became of the run instead."""
+    """A `FinishedRun`, or a text about the state of the run."""
     history, fault = _read_history(directory / "history.jsonl")
     config = _read_config(directory / "config.gin")
     run = FinishedRun(
@@ -195,7 +197,7 @@ def _read_run(directory, description):
 
 
 def _fault_of_epochs(history, epochs):
-    """What is wrong with the rows of a run that is finished, or None."""
+    """The problem of the rows of a finished run, or None."""
     numbers = [row.get("epoch") for row in history]
     if not isinstance(epochs, int) or numbers == list(range(1, epochs + 1)):
         return None
@@ -205,7 +207,7 @@ def _fault_of_epochs(history, epochs):
 
 
 def _read_history(path):
-    """The rows of a history, and what is wrong with it."""
+    """The rows of a history, and its problem, or None."""
     rows = []
     try:
         for line in path.read_text().splitlines():
@@ -226,7 +228,7 @@ def _read_history(path):
 
 
 def _read_environment(path):
-    """The last line of where a run was made, or an empty dict."""
+    """The last line of the file about the environment, or an empty dict."""
     try:
         environment = json.loads(path.read_text().splitlines()[-1])
     except (OSError, ValueError, IndexError):
@@ -247,7 +249,7 @@ def _read_config(path):
 
 
 def _axes_of(folder):
-    """Axes and labels that the runs know, without the file of their sweep."""
+    """Axes and labels as the runs have them, if there is no sweep file."""
     kinds = collections.Counter(tuple(run.choices) for run in folder.runs)
     if not kinds:
         return {}

@@ -1,4 +1,4 @@
-"""What the directory of a run says of it."""
+"""Reads the state of a run from its directory."""
 
 import json
 import os
@@ -11,19 +11,19 @@ from diffstride.experiments.errors import SweepError
 
 
 def is_finished(directory):
-    """Whether the trainer saved the trained model, which it does at the end."""
+    """Whether the trainer has saved the model, which is its last step."""
     return zipfile.is_zipfile(pathlib.Path(directory) / "model.keras")
 
 
 def bindings(command):
-    """What a command says beside where the run is."""
+    """The arguments of a command without the directory of the run."""
     return [part for part in command if not part.startswith("--workdir=")]
 
 
 def is_of_another_command(directory, command):
     """Whether a directory holds a run of other files or bindings.
 
-    One that failed in its first epoch does not count.
+    A run that failed in its first epoch does not count.
     """
     directory = pathlib.Path(directory)
     history = directory / "history.jsonl"
@@ -32,12 +32,12 @@ def is_of_another_command(directory, command):
     try:
         before = json.loads((directory / "sweep.json").read_text())["command"]
     except (OSError, ValueError, KeyError, TypeError):
-        return False  # Nothing, or half a file of a sweep that was killed.
+        return False  # No file, or half a file of a sweep that was killed.
     return command is None or bindings(before) != bindings(command)
 
 
 def check_workdir(workdir, runs):
-    """Refuses a directory with runs that are not, or no longer, among these."""
+    """Refuses a directory that holds other runs than these."""
     commands = {run.name: run.command(workdir) for run in runs}
     others = [
         path.parent.name
@@ -53,7 +53,7 @@ def check_workdir(workdir, runs):
 
 
 def failure(directory):
-    """How a run failed, as its directory says, or None."""
+    """Why a run failed, read from its directory, or None."""
     try:
         found = json.loads((directory / "failure.json").read_text())
         code, error = int(found["code"]), found["error"]
@@ -69,7 +69,7 @@ def failure(directory):
 
 
 def last_words(path, start=0):
-    """The last line of a log, from a byte on, that says something."""
+    """The last line of a log that is not empty, from byte `start` on."""
     with open(path, "rb") as log:
         log.seek(max(start, os.fstat(log.fileno()).st_size - 10_000))
         lines = log.read().decode(errors="replace").splitlines()

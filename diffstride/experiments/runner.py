@@ -1,8 +1,8 @@
-"""Makes the runs of a sweep, here or on a cluster, and outlives their crashes.
+"""Makes the runs of a sweep, on this machine or on a cluster.
 
-Every run is a process of the training binary, which goes on by itself where it
-was interrupted. A lock in the run's directory, held as long as that process
-lives, keeps two sweeps from making the same run.
+Every run is a process of its own, so that a crash does not end the sweep. An
+interrupted run goes on where it stopped when it is started again. Its process
+holds a lock in its directory, so that two sweeps cannot make the same run.
 """
 
 import collections
@@ -22,7 +22,7 @@ import time
 
 try:
     import fcntl
-except ImportError:  # Windows: sweeps must not share a directory there.
+except ImportError:  # Windows has no locks. Do not share directories there.
     fcntl = None
 
 from diffstride.experiments.errors import SweepError
@@ -35,8 +35,8 @@ from diffstride.experiments.run_state import (
 )
 
 TRAIN = ("-m", "diffstride.train")
-# The trainer exits with the one after a checkpoint, or before it has begun is
-# ended with the other.
+# Exit codes after SIGTERM: the first one if the trainer saved a checkpoint, the
+# second one if the signal came before the trainer had begun.
 ASKED_TO_STOP = (128 + signal.SIGTERM, -signal.SIGTERM)
 
 
@@ -51,7 +51,7 @@ def train(
     """Makes one run, in a process of its own.
 
     Args:
-        directory: of the run.
+        directory: Directory of the run.
         description: dict, the run's `sweep.json`, with the `command`: arguments
             of the training binary.
         train: arguments of Python before them.
@@ -73,7 +73,8 @@ def train(
                 )
             except BlockingIOError:
                 return None
-        # Only now, as another sweep may have begun it a moment ago.
+        # Look again while the lock is held, because another sweep may have
+        # begun the run a moment ago.
         if is_of_another_command(directory, command):
             return "of another command; see its sweep.json"
         if is_finished(directory):
@@ -86,15 +87,15 @@ def train(
                 [sys.executable, *train, *command],
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                # The process inherits the lock: it may outlive this one.
+                # The process gets the lock, because it may outlive this one.
                 pass_fds=[lock.fileno()] if fcntl else (),
-                # Ctrl-C is for the sweep, which then asks its runs to stop.
+                # Ctrl-C must reach only the sweep, which asks its runs to stop.
                 start_new_session=True,
                 env={**os.environ, **dict(environment)},
             )
         try:
-            # With a limit it looks every now and then, as Ray's way to
-            # interrupt a task does not end a system call.
+            # Give a limit, because Python then looks for interrupts from time
+            # to time. Ray's way to interrupt a task ends no system call.
             code = process.wait(timeout=math.inf)
         except BaseException:
             process.terminate()
@@ -125,16 +126,16 @@ def find_gpus():
 
 
 def share_out(gpus, parallel):
-    """What each of several runs at a time gets of the GPUs.
+    """Divides the GPUs among the runs that are made at the same time.
 
     Args:
         gpus: list of names.
         parallel: integer. How many runs there are at a time.
 
     Returns:
-        A list with an entry for each of these runs: several GPUs, such as
-        `"0,1"`, where there are more than runs, and the same one for several
-        runs where there are fewer. Empty without GPUs.
+        A list with an entry for each of these runs. If there are more GPUs than
+        runs, an entry names several, such as `"0,1"`. If there are fewer,
+        several entries name the same one. Without GPUs the list is empty.
 
     Example:
 
@@ -152,9 +153,9 @@ class Local:
 
     Args:
         parallel: integer. How many at a time.
-        gpus: list of names of devices, such as `"0"` or `"0,1"`, of which each
-            run gets one entry; or none, and each run sees all. An entry that is
-            there twice is shared by two runs.
+        gpus: list of names of devices, such as `"0"` or `"0,1"`. Each run gets
+            one entry. Two runs share an entry that is there twice. If the list
+            is empty, each run sees all devices.
     """
 
     def __init__(self, parallel=1, gpus=(), train_arguments=TRAIN):
@@ -176,7 +177,7 @@ class Local:
         gpu = self._gpus.pop(0) if self._gpus else None
         environment = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
         if gpu in self._shared:
-            # By default, a process takes the whole memory of its GPU.
+            # Set this, because by default a process takes all memory of a GPU.
             environment["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
             environment["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
 
@@ -244,12 +245,12 @@ class Ray:
         ray.init(log_to_driver=False)
         if gpus is None:
             gpus = min(1, ray.cluster_resources().get("GPU", 0))
-        # The nodes need not have these scripts.
+        # Send these modules along, because nodes may not have them.
         for module in ("runner", "run_state", "errors"):
             ray.cloudpickle.register_pickle_by_value(
                 sys.modules[f"diffstride.experiments.{module}"]
             )
-        # A run goes on where it was when its node was lost.
+        # If a node is lost, another one goes on with the run.
         self._remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=3)(
             train
         )
@@ -304,7 +305,7 @@ def make_runs(runs, workdir, executor, say=print):
         say: function that takes a line of progress.
 
     Returns:
-        The runs that failed, with a word on each.
+        The runs that failed, with the reason of each.
     """
     workdir = pathlib.Path(workdir)
     heads = {

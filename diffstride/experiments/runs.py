@@ -8,7 +8,7 @@ import shlex
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """One value of one axis: what it is called and what it binds."""
+    """One value of one axis: its label, and the bindings that it stands for."""
 
     axis: str
     label: str
@@ -22,11 +22,11 @@ class Run:
 
     Args:
         choices: A `Choice` of each axis.
-        seed: Of the run.
-        files: Gin files of all runs.
-        params: Bindings of all runs, which choices override.
-        added: Bindings of all runs that override choices.
-        left_out: Those of all runs that this one cannot use.
+        seed: Seed of the run.
+        files: Gin files that all runs have.
+        params: Bindings that all runs have; choices override them.
+        added: Bindings that all runs have and that override choices.
+        left_out: Bindings of all runs that this run cannot use.
     """
 
     choices: tuple
@@ -72,7 +72,7 @@ class Run:
         ]
 
     def description(self, workdir):
-        """What a run's directory says about it, as JSON."""
+        """The dict that is written to the directory of the run, as JSON."""
         return {
             "choices": {c.axis: c.label for c in self.choices},
             "seed": self.seed,
@@ -82,12 +82,12 @@ class Run:
 
 
 def shell_command(arguments):
-    """The command of a run, as one pastes it into a shell."""
+    """The command of a run, ready to paste into a shell."""
     return " ".join(["python -m diffstride.train", *(map(_quoted, arguments))])
 
 
 def _quoted(argument):
-    # Bindings hold quotes of their own, which `shlex` makes hard to read.
+    # Bindings contain quotes, which `shlex.quote` would make hard to read.
     if "'" in argument and not re.search(r'["$`\\!]', argument):
         return f'"{argument}"'
     return shlex.quote(argument)

@@ -11,7 +11,7 @@ from diffstride.experiments.errors import (
 def read_published(sections, axes):
     """The section `[published]`, or the sections `[[published]]`, as a list.
 
-    Complains about published numbers that belong to no choice.
+    Raises an error if a published number belongs to no choice.
     """
     sections = sections if isinstance(sections, list) else [sections]
     for section in sections:
@@ -61,7 +61,7 @@ def _check_published(section, axes):
 
 
 def check_report(section, axes):
-    """Complains about what a report cannot do."""
+    """Raises an error if the section asks for what a report cannot do."""
     keys = ("title", "rows", "columns", "metrics", "series")
     require_keys("[report]", section, (), keys)
     title = section.get("title", "")
@@ -73,7 +73,7 @@ def check_report(section, axes):
 
 
 def _require_axes(section, axes):
-    """Complains unless rows and columns are axes, and different ones."""
+    """Raises an error unless rows and columns are different axes."""
     rows, columns = section.get("rows", []), section.get("columns")
     rows = rows if isinstance(rows, list) else [rows]
     named = [("rows", row) for row in rows]

@@ -1,10 +1,10 @@
-"""Which runs share a color in a figure."""
+"""Groups the runs that share a color in a figure."""
 
 
 def main_axis(folder, rates=None):
-    """The axis that has the colors: one of methods, or the last one."""
+    """The axis whose choices get colors: that of methods, or the last one."""
     axes = [axis for axis in folder.axes if len(folder.axes[axis]) > 1]
-    if rates:  # Not the one that sets the rate.
+    if rates:  # Leave out the axis that sets the rate.
         axes = [
             axis
             for axis in axes

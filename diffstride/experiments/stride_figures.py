@@ -1,4 +1,4 @@
-"""Figures of learned strides and of what they let pass."""
+"""Figures of learned strides and of the frequencies that they keep."""
 
 import math
 
@@ -40,7 +40,8 @@ def strides_by_epoch(groups):
                         style,
                         color=color[layer],
                         alpha=1 if len(runs) == 1 else 0.6,
-                        # Of lines in the same place, the later are thinner.
+                        # Later lines are thinner, so that lines in the same
+                        # place can all be seen.
                         linewidth=widths[layer],
                     )
         panel.set_title(name, fontsize="small")
@@ -65,7 +66,7 @@ def strides_by_epoch(groups):
 
 
 def learned_strides(groups):
-    """Figures 3b, 3c, A.1 and A.2: where strides end, by configuration."""
+    """Figures 3b, 3c, A.1 and A.2: final strides of each configuration."""
     figure, (strides_panel, total_panel) = _by_configuration(groups)
     color = _colors(groups)
     for position, runs in enumerate(groups.values()):
@@ -108,7 +109,7 @@ def learned_strides(groups):
 
 
 def cutoffs(groups):
-    """What the first layer lets pass of a spectrogram at the end, or None."""
+    """Cut-offs of the first layer of a spectrogram after training, or None."""
     passed = {
         name: [run.cutoffs for run in runs]
         for name, runs in groups.items()
@@ -175,7 +176,7 @@ def _products(strides):
 
 
 def _axis_names(groups):
-    """What the axes of the strides are; numbers where there are not two."""
+    """Names of the axes of strides, or numbers if there are not two axes."""
     run = next(iter(groups.values()))[0]
     rank = len(_products(run.learned))
     return run.axis_names if rank == 2 else [f"axis {i}" for i in range(rank)]

@@ -1,4 +1,4 @@
-"""Sweep files: what they say, and the runs that follow from it."""
+"""Reads sweep files and lists the runs that they describe."""
 
 import collections
 import dataclasses
@@ -22,7 +22,7 @@ from diffstride.experiments.errors import (
 from diffstride.experiments.runs import Choice, Run
 from diffstride.experiments.sections import check_report, read_published
 
-# What a file system allows the name of a directory.
+# The longest name of a directory that file systems allow.
 MOST_BYTES = 255
 
 
@@ -31,11 +31,11 @@ class Sweep:
     """A sweep file that was read.
 
     Args:
-        text: The file itself.
-        axes: The choices of each axis, by its name.
+        text: The text of the file.
+        axes: Dict from the name of each axis to its choices.
         runs: One `Run` for each combination of choices and each seed.
-        published: Sections of what was published, one for each metric.
-        report: How the file wants its report.
+        published: Sections of published numbers, one for each metric.
+        report: The settings of the report.
     """
 
     text: str
@@ -45,7 +45,7 @@ class Sweep:
     report: dict
 
     def published_of(self, metric):
-        """What was published of a metric, or an empty dict."""
+        """The published numbers of a metric, or an empty dict."""
         for section in self.published:
             if section["metric"] == metric:
                 return section
@@ -53,9 +53,10 @@ class Sweep:
 
     @property
     def title(self):
-        """What the file says that its report is called, or its first words."""
+        """The title of the report, or the first words of the file."""
         paragraph = " ".join(self.header.partition("\n\n")[0].split())
-        # Up to a colon, or to the end of a sentence: no capital follows `Eq.`
+        # Take the words up to a colon or to the end of a sentence. A full stop
+        # ends one only if a capital follows, because of `Eq. 6`.
         words = re.match(r"(.*?)(: |\. (?=[A-Z])|\.?$)", paragraph)[1]
         return self.report.get("title", words)
 
@@ -81,7 +82,7 @@ def read_sweep(path):
 
 
 def check_files(runs):
-    """Complains about gin files that the training binary would not find."""
+    """Raises an error if the training binary would not find a gin file."""
     places = dict.fromkeys([pathlib.Path.cwd(), *SEARCH_PATHS])
     for file in dict.fromkeys(file for run in runs for file in run.all_files):
         if not any((place / file).is_file() for place in places):
@@ -111,7 +112,7 @@ def _parse(text):
     axes = sweep.get("axes", {})
     require(isinstance(axes, dict), "axes", "a table", axes)
     axes = {name: _read_axis(name, axis) for name, axis in axes.items()}
-    # Seeds change last: a part of the runs has each choice at least once.
+    # Change seeds last, so that the first runs have each choice once.
     runs = [
         Run(tuple(choices), seed, tuple(config), tuple(params))
         for seed, *choices in itertools.product(seeds, *axes.values())
@@ -193,7 +194,7 @@ def _read_choice(axis, place, key, bindings):
 
 
 def _require_label(place, name):
-    """Names of axes and choices become names of directories."""
+    """Raises an error unless the name can be part of that of a directory."""
     if not name or name != label(name):
         raise SweepError(
             f"the name of `{place}` must be of letters, digits, and _ . + -. "
@@ -202,7 +203,7 @@ def _require_label(place, name):
 
 
 def _draw(place, settings, taken):
-    """Random values of an axis: the same ones every time the file is read."""
+    """Random values of an axis, the same ones each time the file is read."""
     require_keys(
         place, settings, ("template", "between", "draws", "seed"), ("per_axis",)
     )
@@ -256,7 +257,7 @@ def _draw(place, settings, taken):
 
 
 def in_gin(value):
-    """A value as gin reads it; a string with @ or % first is a reference."""
+    """A value in the syntax of gin; texts such as "@name" are references."""
     if isinstance(value, list):
         return f"[{', '.join(map(in_gin, value))}]"
     if isinstance(value, str) and value[:1] in ("@", "%"):
@@ -265,7 +266,7 @@ def in_gin(value):
 
 
 def label(value):
-    """A value as part of a directory's name.
+    """A value as a part of the name of a directory.
 
     Example:
 
@@ -273,7 +274,7 @@ def label(value):
     ('1-2.5-f.G', '1-1.5x2')
     """
     if isinstance(value, list) and any(isinstance(v, list) for v in value):
-        # Strides for height and width.
+        # A pair inside of the list is a stride for height and one for width.
         parts = [v if isinstance(v, list) else [v] for v in value]
         return "-".join("x".join(map(label, part)) for part in parts)
     return "-".join(re.findall(r"[\w.+-]+", str(value)))

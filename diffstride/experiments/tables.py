@@ -8,7 +8,7 @@ from diffstride.experiments.errors import SweepError
 from diffstride.experiments.metrics import COSTS, find_metric
 
 PLUS_MINUS = " ± "
-# The least digits of a number that are shown, leading zeros not counted.
+# The least number of digits that are shown, without leading zeros.
 _DIGITS = 2
 
 
@@ -17,10 +17,10 @@ class Cell:
     """Numbers of several runs, or a text.
 
     Args:
-        values: One for each run, in the unit of the table.
-        decimals: Of their mean.
+        values: One number for each run, in the unit of the table.
+        decimals: Number of decimals of their mean.
         published: The number in the paper, as printed.
-        text: Instead of all that.
+        text: A text that is shown instead of numbers.
         best: Whether this is the best of its row or column.
     """
 
@@ -40,7 +40,7 @@ class Cell:
 
     @property
     def error(self):
-        """The standard error of the mean; infinite where it is not known."""
+        """The standard error of the mean; infinite if it is not known."""
         if self.deviation is None:
             return math.inf
         return self.deviation / math.sqrt(len(self.values))
@@ -49,7 +49,7 @@ class Cell:
         if not self.values:
             return self.text
         text = f"{self.mean:.{self.decimals}f}"
-        # Operations of fixed strides have no noise.
+        # Equal numbers have no noise, such as operations of fixed strides.
         if len(set(self.values)) > 1:
             text += f"{PLUS_MINUS}{self.deviation:.{self.decimals}f}"
         return text
@@ -60,12 +60,12 @@ class Table:
     """Cells by row and column.
 
     Args:
-        title: Of the table.
-        corner: What the names of rows are.
-        columns: Names.
-        rows: Cells of each column, by the name of the row.
-        usual: How many runs most cells have.
-        note: What to know to read it.
+        title: Title of the table.
+        corner: Text above the names of rows.
+        columns: Names of the columns.
+        rows: Dict from the name of a row to its cells.
+        usual: Number of runs of most cells.
+        note: Explanation below the table.
     """
 
     title: str
@@ -76,7 +76,7 @@ class Table:
     note: str = ""
 
     def count(self, cell):
-        """How many runs a cell has, where it is not what others have."""
+        """The number of runs of a cell if it is not the usual one."""
         different = cell.values and len(cell.values) != self.usual
         return f"n = {len(cell.values)}" if different else ""
 
@@ -112,7 +112,7 @@ def pivot(folder, metric, rows=None, columns=None):
         table[row] = [
             cells.get((row, column), Cell()) for column in column_names
         ]
-    # What is compared are methods, wherever they stand.
+    # Compare methods, in rows or in columns.
     by_column = "method" in rows and columns != "method"
     for compared in (
         zip(*table.values(), strict=True) if by_column else table.values()
@@ -144,7 +144,7 @@ def pivot(folder, metric, rows=None, columns=None):
 
 
 def _layout(axes, rows, columns):
-    """The axes of the rows and that of the columns, asked for or not."""
+    """The axes of the rows and the axis of the columns, with defaults."""
     asked = [*(rows or []), *([columns] if columns else [])]
     for axis in asked:
         if axis not in axes:
@@ -159,7 +159,7 @@ def _layout(axes, rows, columns):
 
 
 def _usual(folder, axes, counts):
-    """How many runs the sweep has for each choice of some axes."""
+    """The number of runs that the sweep has for each choice of some axes."""
     if folder.sweep is None:
         return statistics.mode(count for count in counts if count)
     runs = [
@@ -195,10 +195,10 @@ def _published(folder, metric, rows, columns):
 
 
 def _decimals(metric, cells, published=()):
-    """How many decimals cells that are compared have.
+    """The number of decimals of cells that are compared.
 
-    As many as the published numbers, and enough to show two digits of the
-    smallest mean: 0.1 million operations would say little.
+    It is that of the published numbers, or more if the smallest mean would have
+    less than two digits.
     """
     if metric.is_fixed:
         return metric.decimals
@@ -220,10 +220,10 @@ def _ordered(folder, axis, labels):
 
 
 def _mark_best(cells, metric):
-    """Marks the best mean if it is better than all others beyond the noise.
+    """Marks the best mean if its lead over all others is larger than the noise.
 
-    The noise is twice the standard error of the difference of two means. That
-    of a single run is not known.
+    The noise is twice the standard error of the difference of two means. The
+    noise of a single run is not known, so it is never marked.
     """
     cells = [cell for cell in cells if cell.values]
     if len(cells) < 2:
@@ -238,7 +238,7 @@ def _mark_best(cells, metric):
 
 
 def _about_bold(rows):
-    """What bold means, for tables that have it."""
+    """A sentence that explains bold numbers, if the table has them."""
     if not any(cell.best for row in rows.values() for cell in row):
         return ""
     return (
@@ -248,7 +248,7 @@ def _about_bold(rows):
 
 
 def configurations(folder, metrics):
-    """A table with a row for each configuration: what it does and costs."""
+    """A table of qualities and costs, with a row for each configuration."""
     groups = folder.configurations()
     columns = [*metrics, *_further_columns(folder, metrics)]
     rows = {name: [] for name in groups}
@@ -296,7 +296,7 @@ def configurations(folder, metrics):
 
 
 def _further_columns(folder, metrics):
-    """The qualities of training beside those of the test set, then costs."""
+    """Metrics of the columns after `metrics`: those of training, then costs."""
     names = [metric.name for metric in metrics]
     training = [
         name.removeprefix("val_") for name in names if name.startswith("val_")
@@ -330,7 +330,7 @@ def mean_strides(runs):
 
 
 def cutoffs(folder):
-    """Table 2: what the first layer lets pass of a spectrogram, or None."""
+    """Table 2: cut-offs of the first layer of a spectrogram, or None."""
     rows = {}
     for name, runs in folder.configurations().items():
         runs = [run for run in runs if run.cutoffs is not None]
