@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "examples": {"data", "training", "train"},
 }
 # Anybody may use these: they import nothing of the package.
-SHARED = {"configs", "validation"}
+SHARED = {"configs", "types", "validation"}
 # Users of a layer or a model have Keras, and perhaps nothing else.
 KERAS_ALONE = ("ops", "layers", "models", "analysis", "surgery")
 HEAVY = {"gin", "absl", "tensorflow", "tensorflow_datasets", "jax", "torch"}

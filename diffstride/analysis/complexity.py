@@ -7,6 +7,8 @@ Reference:
 
 import functools
 import math
+import typing
+from collections.abc import Sequence
 
 import keras
 from keras import ops
@@ -15,7 +17,7 @@ from diffstride.analysis.learned_layers import strides_of, upstream_layers
 from diffstride.validation import is_number
 
 
-def complexity(strides):
+def complexity(strides: Sequence[Sequence[float]]) -> typing.Any:
     """Computation and memory of a network, up to a factor (J in Eq. 6).
 
     Args:
@@ -39,7 +41,7 @@ def complexity(strides):
     return total
 
 
-def model_complexity(model):
+def model_complexity(model: keras.Model) -> typing.Any:
     """J of Eq. 6 for a built model, from the strides in effect.
 
     Each DiffStride layer adds the product of `1 / stride` over its own axes
@@ -81,7 +83,7 @@ def _complexity(upstream):
     return sum(shares.values(), 0.0)
 
 
-def add_complexity_loss(model, weight):
+def add_complexity_loss(model: keras.Model, weight: float) -> None:
     """Adds `weight` times `model_complexity` to the loss of a built model.
 
     Eq. 6 couples the strides of all layers, but a Keras regularizer belongs to

@@ -8,7 +8,9 @@ Reference:
 import math
 
 
-def cutoff_frequency(stride, sampling_rate=1.0, size=None):
+def cutoff_frequency(
+    stride: float, sampling_rate: float = 1.0, size: int | None = None
+) -> float:
     """Highest frequency that a stride lets pass.
 
     Args:

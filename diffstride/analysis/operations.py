@@ -29,7 +29,9 @@ class LayerCost(typing.NamedTuple):
     macs: int
 
 
-def layer_costs(model, input_shape=None):
+def layer_costs(
+    model: keras.Model, input_shape: typing.Any = None
+) -> list[LayerCost]:
     """Output shape and operations of each layer, from its actual sizes.
 
     Eq. 6 leaves out the margin of the windows, and knows no channels. This
@@ -67,7 +69,7 @@ def layer_costs(model, input_shape=None):
     return costs
 
 
-def count_macs(model, input_shape=None):
+def count_macs(model: keras.Model, input_shape: typing.Any = None) -> int:
     """Multiply-accumulate operations of a model for one example.
 
     See `layer_costs` for what is counted, and for the arguments.

@@ -1,14 +1,18 @@
 """At which resolution a model works: strides, sizes of maps, operations."""
 
+import typing
+from collections.abc import Callable, Sequence
+
 import keras
 from keras import ops
 
 from diffstride.analysis.keras_graph import sublayers
 from diffstride.analysis.learned_layers import learned_layers
-from diffstride.analysis.operations import layer_costs
+from diffstride.analysis.operations import LayerCost, layer_costs
+from diffstride.types import Shape
 
 
-def learned_strides(model):
+def learned_strides(model: keras.Model) -> dict[str, list[float]]:
     """The strides of every layer that learns them, by the layer's name."""
     return {
         layer.name: ops.convert_to_numpy(layer.strides).tolist()
@@ -16,7 +20,9 @@ def learned_strides(model):
     }
 
 
-def resolution(model, costs=()):
+def resolution(
+    model: keras.Model, costs: Sequence[LayerCost] = ()
+) -> dict[str, typing.Any]:
     """Strides, sizes of maps, and operations of a model, as JSON values.
 
     Args:
@@ -41,7 +47,11 @@ def resolution(model, costs=()):
     return known
 
 
-def summary(model, input_shape=None, print_fn=print):
+def summary(
+    model: keras.Model,
+    input_shape: Shape | None = None,
+    print_fn: Callable[[str], object] = print,
+) -> None:
     """Prints strides, sizes of maps and operations of a model, by layer.
 
     `model.summary()` shows None where a size follows from a learned stride.

@@ -5,6 +5,7 @@ Nothing here needs TensorFlow or TFDS.
 
 import pathlib
 import zipfile
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -24,31 +25,32 @@ from diffstride.data.dataset import (
     random_generator,
     validate_batching,
 )
+from diffstride.types import FilePath
 from diffstride.validation import is_number
 
 
 def from_arrays(
-    data,
-    batch_size=256,
-    seed=0,
-    name="arrays",
-    num_classes=None,
-    validation_split=None,
-    num_train_examples=None,
-    stratified=False,
-    normalize="auto",
-    image_size=None,
-    inception_crop=False,
-    crop_padding=None,
-    flip=True,
-    label_smoothing=0.0,
-    mixup_alpha=0.0,
-    mixup_pairs=False,
-    shuffle_buffer=None,
-    workers=1,
-    process_index=0,
-    process_count=1,
-):
+    data: FilePath | Mapping[str, np.ndarray] | Sequence,
+    batch_size: int = 256,
+    seed: int = 0,
+    name: str = "arrays",
+    num_classes: int | None = None,
+    validation_split: float | str | None = None,
+    num_train_examples: int | None = None,
+    stratified: bool = False,
+    normalize: str | Sequence[Sequence[float]] | None = "auto",
+    image_size: int | Sequence[int] | None = None,
+    inception_crop: bool = False,
+    crop_padding: int | None = None,
+    flip: bool = True,
+    label_smoothing: float = 0.0,
+    mixup_alpha: float = 0.0,
+    mixup_pairs: bool = False,
+    shuffle_buffer: int | None = None,
+    workers: int = 1,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Dataset:
     """A data set of images that lie in memory.
 
     The training images come in a new order in every epoch. A last batch that
@@ -217,7 +219,7 @@ def from_arrays(
     )
 
 
-def training_size(size, share):
+def training_size(size: int, share: float) -> int:
     """How many examples are left to train on when a share is held out.
 
     Args:
@@ -304,7 +306,12 @@ def _subset(labels, size, stratified):
     return np.sort(np.argsort(ranks, kind="stable")[:size])
 
 
-def channel_statistics(normalize, channels, unit=1.0, images=None):
+def channel_statistics(
+    normalize: str | Sequence[Sequence[float]] | None,
+    channels: int,
+    unit: float = 1.0,
+    images: np.ndarray | None = None,
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of the channels, in units of the images.
 
     Args:

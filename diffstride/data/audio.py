@@ -3,6 +3,7 @@
 from absl import logging
 
 from diffstride.data.clips import collect
+from diffstride.data.dataset import Dataset
 from diffstride.data.manifest import (
     MAX_BAD_SHARE,
     Report,
@@ -13,6 +14,7 @@ from diffstride.data.manifest import (
 )
 from diffstride.data.tfds_clips import TFDSClips
 from diffstride.data.windows import from_clips
+from diffstride.types import FilePath
 
 _LABELS = {"nsynth": "instrument/family"}
 # The spoken digits have one split only. It can be cut anywhere, because TFDS
@@ -21,25 +23,25 @@ _SPLITS = {"spoken_digit": ("train[:90%]", "train[90%:]")}
 
 
 def tfds_audio(
-    name="speech_commands",
-    label=None,
-    audio="audio",
-    batch_size=256,
-    seed=0,
-    data_dir=None,
-    train_split=None,
-    test_split=None,
-    test_fold=None,
-    sample_rate=16000,
-    window_seconds=1.0,
-    train_steps=None,
-    mixup=0.0,
-    balance=False,
-    cache_dir=None,
-    workers=1,
-    process_index=0,
-    process_count=1,
-):
+    name: str = "speech_commands",
+    label: str | None = None,
+    audio: str = "audio",
+    batch_size: int = 256,
+    seed: int = 0,
+    data_dir: FilePath | None = None,
+    train_split: str | None = None,
+    test_split: str | None = None,
+    test_fold: int | None = None,
+    sample_rate: int = 16000,
+    window_seconds: float | None = 1.0,
+    train_steps: int | None = None,
+    mixup: float = 0.0,
+    balance: bool = False,
+    cache_dir: FilePath | None = None,
+    workers: int = 1,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Dataset:
     """Sounds of TFDS, or of a folder that `python -m diffstride.prepare_audio`
     wrote.
 
@@ -129,26 +131,26 @@ def tfds_audio(
 
 
 def manifest_audio(
-    path,
-    root=None,
-    path_column="path",
-    label_column="label",
-    split_column=None,
-    label_separator=None,
-    batch_size=256,
-    seed=0,
-    train_split="train",
-    test_split="test",
-    test_fold=None,
-    sample_rate=16000,
-    window_seconds=1.0,
-    train_steps=None,
-    mixup=0.0,
-    balance=False,
-    max_bad_share=MAX_BAD_SHARE,
-    process_index=0,
-    process_count=1,
-):
+    path: FilePath,
+    root: FilePath | None = None,
+    path_column: str = "path",
+    label_column: str = "label",
+    split_column: str | None = None,
+    label_separator: str | None = None,
+    batch_size: int = 256,
+    seed: int = 0,
+    train_split: str = "train",
+    test_split: str = "test",
+    test_fold: int | None = None,
+    sample_rate: int = 16000,
+    window_seconds: float | None = 1.0,
+    train_steps: int | None = None,
+    mixup: float = 0.0,
+    balance: bool = False,
+    max_bad_share: float = MAX_BAD_SHARE,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Dataset:
     """Sound files that a CSV file lists, decoded into memory.
 
     Files that cannot be read are skipped, counted and named in the log. For
@@ -217,19 +219,19 @@ def manifest_audio(
 
 
 def folder_audio(
-    folder,
-    test_percent=20,
-    batch_size=256,
-    seed=0,
-    sample_rate=16000,
-    window_seconds=1.0,
-    train_steps=None,
-    mixup=0.0,
-    balance=False,
-    max_bad_share=MAX_BAD_SHARE,
-    process_index=0,
-    process_count=1,
-):
+    folder: FilePath,
+    test_percent: float = 20,
+    batch_size: int = 256,
+    seed: int = 0,
+    sample_rate: int = 16000,
+    window_seconds: float | None = 1.0,
+    train_steps: int | None = None,
+    mixup: float = 0.0,
+    balance: bool = False,
+    max_bad_share: float = MAX_BAD_SHARE,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Dataset:
     """A folder with a folder of sound files for each class, like `dog/3.wav`.
 
     Args:

@@ -3,12 +3,15 @@
 import dataclasses
 import numbers
 import threading
-from collections.abc import Callable, Iterable
+import typing
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import numpy as np
 from absl import logging
+
+from diffstride.types import Shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +85,13 @@ class Batches(keras.utils.PyDataset):
     """
 
     def __init__(
-        self, make_batch, stop, start=0, workers=1, ahead=None, shapes=None
+        self,
+        make_batch: Callable[[int], typing.Any],
+        stop: int,
+        start: int = 0,
+        workers: int = 1,
+        ahead: int | None = None,
+        shapes: Sequence[Shape] | None = None,
     ):
         super().__init__()
         if not 0 <= start <= stop:
@@ -121,7 +130,7 @@ class Batches(keras.utils.PyDataset):
         return batch.result()
 
 
-def batch_shapes(batches):
+def batch_shapes(batches: Iterable) -> Sequence[Shape]:
     """The shape of the examples of each batch.
 
     Batches are made for it only if they do not have the attribute `shapes`.
@@ -132,20 +141,28 @@ def batch_shapes(batches):
     return [np.shape(keras.tree.flatten(batch)[0]) for batch in batches]
 
 
-def random_generator(seed, epoch, step=None):
+def random_generator(
+    seed: int, epoch: int, step: int | None = None
+) -> np.random.Generator:
     """NumPy's generator for a step of an epoch, or for the epoch as a whole."""
     # Add 1, because NumPy takes the seeds (1, 2) and (1, 2, 0) for the same.
     return np.random.default_rng([seed, epoch, 0 if step is None else step + 1])
 
 
-def process_rows(batch_size, process_index=0, process_count=1):
+def process_rows(
+    batch_size: int, process_index: int = 0, process_count: int = 1
+) -> np.ndarray:
     """The rows of a global batch that one of several processes makes."""
     return np.array_split(np.arange(batch_size), process_count)[process_index]
 
 
 def validate_batching(
-    num_train, batch_size, seed, process_index=0, process_count=1
-):
+    num_train: int,
+    batch_size: int,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> None:
     """Checks the arguments that every loader shares.
 
     Args:

@@ -10,6 +10,7 @@ arrays.
 import dataclasses
 import math
 import os
+from collections.abc import Sequence
 
 from diffstride.data import augment
 from diffstride.data.array_checks import check_crop_padding
@@ -24,6 +25,7 @@ from diffstride.data.image_stream import ImageStream
 from diffstride.data.records import Records
 from diffstride.data.sampling import check_shuffle_buffer
 from diffstride.data.tfds_source import TFDSSource, warn_of_overlap
+from diffstride.types import FilePath
 
 _STATISTICS = {
     "cifar10": augment.CIFAR10_STATISTICS,
@@ -41,31 +43,31 @@ _MOST_WORKERS = 4
 
 
 def tfds_images(
-    name="cifar10",
-    batch_size=256,
-    seed=0,
-    data_dir=None,
-    train_split="train",
-    test_split=None,
-    validation_split=None,
-    cache="auto",
-    cache_dir=None,
-    shuffle_buffer=None,
-    num_train_examples=None,
-    stratified=False,
-    normalize="auto",
-    image_size=None,
-    inception_crop=False,
-    crop_padding=None,
-    flip=True,
-    label_smoothing=0.0,
-    mixup_alpha=0.0,
-    mixup_pairs=False,
-    workers=None,
-    max_bad_share=0.01,
-    process_index=0,
-    process_count=1,
-):
+    name: str = "cifar10",
+    batch_size: int = 256,
+    seed: int = 0,
+    data_dir: FilePath | None = None,
+    train_split: str = "train",
+    test_split: str | None = None,
+    validation_split: float | str | None = None,
+    cache: bool | str = "auto",
+    cache_dir: FilePath | None = None,
+    shuffle_buffer: int | None = None,
+    num_train_examples: int | None = None,
+    stratified: bool = False,
+    normalize: str | Sequence[Sequence[float]] | None = "auto",
+    image_size: int | Sequence[int] | None = None,
+    inception_crop: bool = False,
+    crop_padding: int | None = None,
+    flip: bool = True,
+    label_smoothing: float = 0.0,
+    mixup_alpha: float = 0.0,
+    mixup_pairs: bool = False,
+    workers: int | None = None,
+    max_bad_share: float = 0.01,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Dataset:
     """An image classification set of TFDS.
 
     The training images come in a new order in every epoch. A last batch that

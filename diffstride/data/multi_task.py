@@ -1,6 +1,7 @@
 """Several data sets at once, each with a head of its own."""
 
 import functools
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -8,7 +9,11 @@ from diffstride.data.dataset import Batches, Dataset, batch_shapes
 from diffstride.data.windows import vary_early
 
 
-def multi_task(datasets, seed=0, train_steps=None):
+def multi_task(
+    datasets: Mapping[str, Dataset | Callable[..., Dataset]],
+    seed: int = 0,
+    train_steps: int | None = None,
+) -> Dataset:
     """Trains on several tasks at once: each batch has examples of all tasks.
 
     A model has a head for each task. The labels and the weights of examples are

@@ -8,9 +8,12 @@ onto one another. Along the height the waves are slow, and most of the noise is
 fast, so that a larger stride makes the task easier.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from diffstride.data.arrays import from_arrays
+from diffstride.data.dataset import Dataset
 
 # In cycles per pixel; half of them is the Nyquist frequency.
 _HORIZONTAL_FREQUENCIES = (3 / 32, 13 / 32)
@@ -22,20 +25,20 @@ _WAVES = 3
 
 
 def synthetic(
-    num_train=4096,
-    num_test=1024,
-    image_size=32,
-    num_classes=8,
-    noise=3.0,
-    batch_size=128,
-    seed=0,
-    data_seed=0,
-    label_smoothing=0.0,
-    mixup_alpha=0.0,
-    validation_split=None,
-    process_index=0,
-    process_count=1,
-):
+    num_train: int = 4096,
+    num_test: int = 1024,
+    image_size: int = 32,
+    num_classes: int = 8,
+    noise: float = 3.0,
+    batch_size: int = 128,
+    seed: int = 0,
+    data_seed: int = 0,
+    label_smoothing: float = 0.0,
+    mixup_alpha: float = 0.0,
+    validation_split: float | str | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Dataset:
     """A data set of textures that differ in orientation and frequency.
 
     Args:
@@ -95,7 +98,13 @@ def synthetic(
     )
 
 
-def textures(size, image_size=32, num_classes=8, noise=3.0, seed=0):
+def textures(
+    size: int,
+    image_size: int = 32,
+    num_classes: int = 8,
+    noise: float = 3.0,
+    seed: int | Sequence[int] = 0,
+) -> tuple[np.ndarray, np.ndarray]:
     """Images of the synthetic set and their labels.
 
     Args:

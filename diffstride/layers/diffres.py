@@ -9,7 +9,11 @@ Reference: Liu et al., [Learning the spectrogram temporal resolution for audio
 classification](https://arxiv.org/abs/2210.01719), 2022.
 """
 
+import typing
+from collections.abc import Sequence
+
 import keras
+import numpy as np
 from keras import ops
 
 from diffstride.layers.frame_pooling import (
@@ -120,17 +124,17 @@ class DiffRes(BaseFrameReduction):
 
     def __init__(
         self,
-        reduction_rate=None,
-        output_frames=None,
-        log_scale=True,
-        features=FEATURES,
-        learned_encoding=False,
-        guide_loss_weight=1.0,
-        guide_threshold=0.5,
-        empty_energy=1e-4,
-        fill_up=True,
-        split_frames=True,
-        kernel_size=5,
+        reduction_rate: float | None = None,
+        output_frames: int | None = None,
+        log_scale: bool = True,
+        features: Sequence[str] = FEATURES,
+        learned_encoding: bool = False,
+        guide_loss_weight: float = 1.0,
+        guide_threshold: float = 0.5,
+        empty_energy: float = 1e-4,
+        fill_up: bool = True,
+        split_frames: bool = True,
+        kernel_size: int = 5,
         **kwargs,
     ):
         super().__init__(reduction_rate, output_frames, log_scale, **kwargs)
@@ -209,7 +213,7 @@ class DiffRes(BaseFrameReduction):
             aggregation="mean",
         )
 
-    def analyze(self, inputs):
+    def analyze(self, inputs: typing.Any) -> dict[str, np.ndarray]:
         """Scores, warp matrix and features that the layer has for given clips.
 
         Args:

@@ -166,10 +166,10 @@ class ConvAvgPool(BaseFrameReduction):
 
     def __init__(
         self,
-        reduction_rate=None,
-        output_frames=None,
-        log_scale=True,
-        kernel_size=5,
+        reduction_rate: float | None = None,
+        output_frames: int | None = None,
+        log_scale: bool = True,
+        kernel_size: int = 5,
         **kwargs,
     ):
         super().__init__(reduction_rate, output_frames, log_scale, **kwargs)
@@ -194,7 +194,11 @@ class ConvAvgPool(BaseFrameReduction):
         return {**super().get_config(), "kernel_size": self.kernel_size}
 
 
-def all_frames(reduction_rate=None, output_frames=None, name=None):
+def all_frames(
+    reduction_rate: float | None = None,
+    output_frames: int | None = None,
+    name: str | None = None,
+) -> keras.layers.Layer:
     """A layer that leaves a spectrogram as it is, whatever it is told.
 
     It stands where another one reduces the frames, so that a configuration

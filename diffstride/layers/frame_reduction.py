@@ -39,7 +39,7 @@ class ResConv1D(keras.layers.Layer):
     (2, 50, 8)
     """
 
-    def __init__(self, filters, kernel_size=5, **kwargs):
+    def __init__(self, filters: int, kernel_size: int = 5, **kwargs):
         super().__init__(**kwargs)
         self.filters = check_positive_integer(filters, "filters")
         self.kernel_size = check_positive_integer(kernel_size, "kernel_size")
@@ -103,7 +103,11 @@ class BaseFrameReduction(keras.layers.Layer):
     channels = 3
 
     def __init__(
-        self, reduction_rate=None, output_frames=None, log_scale=True, **kwargs
+        self,
+        reduction_rate: float | None = None,
+        output_frames: int | None = None,
+        log_scale: bool = True,
+        **kwargs,
     ):
         # Compute in float32, because float16 gives errors of 6 % after exp(),
         # and larger ones in running sums.

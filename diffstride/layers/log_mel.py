@@ -75,17 +75,17 @@ class LogMelSpectrogram(keras.layers.Layer):
 
     def __init__(
         self,
-        sample_rate=16000,
-        window_ms=25.0,
-        hop_ms=10.0,
-        num_mels=64,
-        fmin=60.0,
-        fmax=7800.0,
-        fft_length=None,
-        window="hann",
-        power=2.0,
-        log_offset=1e-5,
-        center=False,
+        sample_rate: float = 16000,
+        window_ms: float = 25.0,
+        hop_ms: float = 10.0,
+        num_mels: int = 64,
+        fmin: float = 60.0,
+        fmax: float | None = 7800.0,
+        fft_length: int | None = None,
+        window: str | None = "hann",
+        power: float = 2.0,
+        log_offset: float = 1e-5,
+        center: bool = False,
         **kwargs,
     ):
         # Keep the waveform in float32, because quiet samples are below the
@@ -222,7 +222,13 @@ class LogMelSpectrogram(keras.layers.Layer):
         }
 
 
-def mel_matrix(num_mels, fft_length, sample_rate, fmin=0.0, fmax=None):
+def mel_matrix(
+    num_mels: int,
+    fft_length: int,
+    sample_rate: float,
+    fmin: float = 0.0,
+    fmax: float | None = None,
+) -> np.ndarray:
     """Weights that sum the bins of a spectrum in mel channels.
 
     Args:

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Sequence
 
 import keras
 from keras import ops
@@ -51,11 +52,11 @@ class PaddedPooling2D(keras.layers.Layer):
 
     def __init__(
         self,
-        pool_size,
-        strides=1,
-        padding=((0, 0), (0, 0)),
-        pool_mode="average",
-        data_format=None,
+        pool_size: int | Sequence[int],
+        strides: int | Sequence[int] = 1,
+        padding: Sequence[Sequence[int]] = ((0, 0), (0, 0)),
+        pool_mode: str = "average",
+        data_format: str | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)

@@ -51,11 +51,11 @@ class SpecAugment(keras.layers.Layer):
 
     def __init__(
         self,
-        time_rate=0.5,
-        frequency_rate=0.375,
-        time_masks=1,
-        frequency_masks=1,
-        seed=None,
+        time_rate: float = 0.5,
+        frequency_rate: float = 0.375,
+        time_masks: int = 1,
+        frequency_masks: int = 1,
+        seed: int | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)

@@ -34,7 +34,9 @@ class StrideConstraint(keras.constraints.Constraint):
     [1.0, 3.0]
     """
 
-    def __init__(self, lower_limit=None, upper_limit=None):
+    def __init__(
+        self, lower_limit: float | None = None, upper_limit: float | None = None
+    ):
         self.lower_limit = lower_limit
         self.upper_limit = upper_limit
 

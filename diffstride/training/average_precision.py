@@ -7,7 +7,9 @@ from keras import ops
 from diffstride.validation import check_positive_integer
 
 
-def average_precision(targets, scores, weights=None):
+def average_precision(
+    targets: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None
+) -> np.ndarray:
     """Average precision of each class: precision averaged over recall.
 
     The sum over the distinct scores of the recall gained there, times the
@@ -77,10 +79,10 @@ class MeanAveragePrecision(keras.metrics.Metric):
 
     def __init__(
         self,
-        num_classes,
-        max_examples,
-        name="mean_average_precision",
-        dtype=None,
+        num_classes: int,
+        max_examples: int,
+        name: str = "mean_average_precision",
+        dtype: str | None = None,
     ):
         super().__init__(name=name, dtype=dtype)
         self.num_classes = check_positive_integer(num_classes, "num_classes")

@@ -6,10 +6,13 @@ both: a target with the rank and the number of classes of the prediction is a
 distribution, any other target is a label.
 """
 
+from collections.abc import Callable, Mapping, Sequence
+
 import keras
 from keras import ops, tree
 
 from diffstride.analysis import keras_graph
+from diffstride.types import Loss
 from diffstride.validation import ConfigError
 
 
@@ -47,10 +50,10 @@ class CrossEntropy(keras.losses.Loss):
 
     def __init__(
         self,
-        from_logits=True,
-        reduction="sum_over_batch_size",
-        name="cross_entropy",
-        dtype=None,
+        from_logits: bool = True,
+        reduction: str | None = "sum_over_batch_size",
+        name: str = "cross_entropy",
+        dtype: str | None = None,
     ):
         super().__init__(name=name, reduction=reduction, dtype=dtype)
         self.from_logits = from_logits
@@ -84,7 +87,9 @@ class TopAccuracy(keras.metrics.MeanMetricWrapper):
     0.5
     """
 
-    def __init__(self, k=1, name=None, dtype=None):
+    def __init__(
+        self, k: int = 1, name: str | None = None, dtype: str | None = None
+    ):
         if name is None:
             name = "accuracy" if k == 1 else f"top{k}_accuracy"
         super().__init__(self._among_top, name=name, dtype=dtype)
@@ -101,7 +106,12 @@ class TopAccuracy(keras.metrics.MeanMetricWrapper):
         return {"name": self.name, "dtype": self.dtype, "k": self.k}
 
 
-def build_loss(model, num_classes, is_multi_label=False, loss=None):
+def build_loss(
+    model: keras.Model,
+    num_classes: int | Mapping[str, int],
+    is_multi_label: bool = False,
+    loss: Loss | Mapping[str, Loss] | None = None,
+) -> Loss | Mapping[str, Loss]:
     """The loss of a classifier, or one for each of its heads.
 
     Args:
@@ -130,7 +140,9 @@ def build_loss(model, num_classes, is_multi_label=False, loss=None):
     return cross_entropy(model, num_classes)
 
 
-def cross_entropy(model, num_classes):
+def cross_entropy(
+    model: keras.Model, num_classes: int | Mapping[str, int]
+) -> Loss | Mapping[str, Loss]:
     """The cross-entropy of a classifier, or one for each of its heads.
 
     Args:
@@ -183,7 +195,7 @@ _NEUTRAL = {
 }
 
 
-def output_kind(model, head=None):
+def output_kind(model: keras.Model, head: str | None = None) -> str:
     """What a classifier gives, by the layer that makes its output.
 
     The output is followed back through inner models, and through layers that
@@ -259,7 +271,10 @@ def _kind_of_layer(layer):
     return "activated"
 
 
-def build_metrics(functions, num_classes):
+def build_metrics(
+    functions: Sequence[Callable[[], keras.Metric]] | None,
+    num_classes: int | Mapping[str, int],
+) -> list[keras.Metric] | dict[str, list[keras.Metric]]:
     """Fresh metrics of a classifier, or a list for each of its heads.
 
     Args:

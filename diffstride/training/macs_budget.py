@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from diffstride.analysis.budget import StrideCosts, check_target
+from diffstride.types import Shape
 from diffstride.validation import check_positive_integer
 
 
@@ -47,7 +48,12 @@ class MacsBudget(keras.callbacks.Callback):
     True
     """
 
-    def __init__(self, target_macs, input_shape=None, every="epoch"):
+    def __init__(
+        self,
+        target_macs: float,
+        input_shape: Shape | None = None,
+        every: str | int = "epoch",
+    ):
         super().__init__()
         self.target_macs = target_macs
         self.input_shape = input_shape

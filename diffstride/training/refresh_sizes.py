@@ -52,7 +52,7 @@ class RefreshSizes(keras.callbacks.Callback):
     ((None, 4, 4, 1), 1)
     """
 
-    def __init__(self, every="epoch"):
+    def __init__(self, every: str | int = "epoch"):
         super().__init__()
         if every != "epoch" and (type(every) is not int or every < 1):
             raise ValueError(
@@ -111,7 +111,7 @@ class RefreshSizes(keras.callbacks.Callback):
     def on_predict_begin(self, logs=None):
         self._look()
 
-    def refresh(self):
+    def refresh(self) -> bool:
         """Lets all sizes follow the strides."""
         for layer in self._static_layers():
             layer.refresh_sizes()

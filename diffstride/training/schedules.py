@@ -6,6 +6,7 @@ that `keras.optimizers` accept; a number is as good a schedule.
 """
 
 import itertools
+from collections.abc import Sequence
 
 import keras
 from absl import logging
@@ -15,12 +16,12 @@ from diffstride.validation import is_number
 
 
 def piecewise(
-    steps_per_epoch,
-    num_epochs,
-    values=(0.1, 0.01, 0.001),
-    boundaries=(0.5, 0.75),
-    warmup_epochs=0,
-):
+    steps_per_epoch: int,
+    num_epochs: int,
+    values: Sequence[float] = (0.1, 0.01, 0.001),
+    boundaries: Sequence[float] = (0.5, 0.75),
+    warmup_epochs: float = 0,
+) -> float | keras.optimizers.schedules.LearningRateSchedule:
     """A constant learning rate that drops at the given epochs.
 
     Args:
@@ -73,14 +74,14 @@ def piecewise(
 
 
 def step_decay(
-    steps_per_epoch,
-    num_epochs,
-    initial=1e-4,
-    factor=0.5,
-    first_epoch=11,
-    every=5,
-    warmup_epochs=0,
-):
+    steps_per_epoch: int,
+    num_epochs: int,
+    initial: float = 1e-4,
+    factor: float = 0.5,
+    first_epoch: int = 11,
+    every: int = 5,
+    warmup_epochs: float = 0,
+) -> float | keras.optimizers.schedules.LearningRateSchedule:
     """A learning rate that drops by a factor, again and again.
 
     Args:
@@ -129,8 +130,12 @@ def step_decay(
 
 
 def cosine(
-    steps_per_epoch, num_epochs, peak=0.1, final_fraction=0.0, warmup_epochs=0
-):
+    steps_per_epoch: int,
+    num_epochs: int,
+    peak: float = 0.1,
+    final_fraction: float = 0.0,
+    warmup_epochs: float = 0,
+) -> keras.optimizers.schedules.LearningRateSchedule:
     """Half a cosine from `peak` down to `final_fraction * peak`.
 
     Args:
@@ -174,13 +179,13 @@ def cosine(
 
 
 def one_cycle(
-    steps_per_epoch,
-    num_epochs,
-    peak=0.4,
-    peak_epoch=0.25,
-    initial_fraction=0.1,
-    final_fraction=0.0,
-):
+    steps_per_epoch: int,
+    num_epochs: int,
+    peak: float = 0.4,
+    peak_epoch: float = 0.25,
+    initial_fraction: float = 0.1,
+    final_fraction: float = 0.0,
+) -> keras.optimizers.schedules.LearningRateSchedule:
     """Linearly up to `peak`, then linearly down.
 
     Args:
@@ -252,7 +257,11 @@ class Warmup(keras.optimizers.schedules.LearningRateSchedule):
     [0.0, 0.5, 1.0, 0.5]
     """
 
-    def __init__(self, schedule, warmup_steps):
+    def __init__(
+        self,
+        schedule: keras.optimizers.schedules.LearningRateSchedule,
+        warmup_steps: int,
+    ):
         self.schedule = schedule
         self.warmup_steps = warmup_steps
 
@@ -288,7 +297,7 @@ class PiecewiseLinear(keras.optimizers.schedules.LearningRateSchedule):
     [0.0, 0.5, 1.0, 1.0]
     """
 
-    def __init__(self, steps, values):
+    def __init__(self, steps: Sequence[float], values: Sequence[float]):
         self.steps = steps
         self.values = values
 

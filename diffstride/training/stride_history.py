@@ -6,6 +6,7 @@ from diffstride.analysis.learned_layers import learned_layers
 from diffstride.analysis.operations import layer_costs
 from diffstride.analysis.resolution import resolution
 from diffstride.training.plots import plot_strides
+from diffstride.types import FilePath, Shape
 
 
 class StrideHistory(keras.callbacks.Callback):
@@ -44,7 +45,7 @@ class StrideHistory(keras.callbacks.Callback):
     `strides.plot("strides.png")` then draws the strides by epoch.
     """
 
-    def __init__(self, input_shape=None):
+    def __init__(self, input_shape: Shape | None = None):
         super().__init__()
         self.input_shape = input_shape
         self.history = []
@@ -78,7 +79,7 @@ class StrideHistory(keras.callbacks.Callback):
         self.history.append(row)
         return row
 
-    def plot(self, path):
+    def plot(self, path: FilePath) -> None:
         """Draws the strides of each layer by epoch.
 
         Args:

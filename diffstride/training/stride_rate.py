@@ -3,10 +3,14 @@
 import math
 import re
 
+import keras
+
 from diffstride.validation import is_number
 
 
-def set_stride_rate(optimizer, factor):
+def set_stride_rate(
+    optimizer: keras.optimizers.Optimizer, factor: float
+) -> None:
     """Lets an optimizer move strides faster, or slower, than other weights.
 
     Strides have few steps to go a long way: from 2 to 1 or to 4, at the

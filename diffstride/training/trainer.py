@@ -2,12 +2,14 @@
 
 import pathlib
 import sys
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
 
 from diffstride.analysis.budget import StrideCosts, check_target
 from diffstride.analysis.complexity import add_complexity_loss
 from diffstride.analysis.keras_graph import sublayers
+from diffstride.data.dataset import Dataset
 from diffstride.training import (
     distribution,
     environment,
@@ -26,37 +28,40 @@ from diffstride.training.workdir import (
     check_configuration,
     claimed,
 )
+from diffstride.types import FilePath, Loss
 from diffstride.validation import ConfigError
 
 
 def train(
-    dataset,
-    model,
-    workdir,
-    mode="train",
-    seed=0,
-    num_epochs=100,
-    optimizer=keras.optimizers.SGD,
-    learning_rate=0.1,
-    loss=None,
-    metrics=None,
-    complexity_weight=0.0,
-    target_macs=None,
-    stride_rate=1.0,
-    dtype_policy="float32",
-    jit_compile="auto",
-    deterministic=False,
-    devices=None,
-    refresh_sizes="epoch",
-    checkpoint_steps=None,
-    keep_checkpoints=2,
-    monitor=None,
-    eval_checkpoint="latest",
-    tensorboard=True,
-    callbacks=(),
-    verbose="auto",
-    config=None,
-):
+    dataset: Dataset | Callable[..., Dataset],
+    model: Callable[..., keras.Model],
+    workdir: FilePath,
+    mode: str = "train",
+    seed: int = 0,
+    num_epochs: int = 100,
+    optimizer: Callable[..., keras.optimizers.Optimizer] = keras.optimizers.SGD,
+    learning_rate: float
+    | keras.optimizers.schedules.LearningRateSchedule
+    | Callable = 0.1,
+    loss: Loss | Mapping[str, Loss] | None = None,
+    metrics: Sequence[Callable[[], keras.Metric]] | None = None,
+    complexity_weight: float = 0.0,
+    target_macs: float | None = None,
+    stride_rate: float = 1.0,
+    dtype_policy: str = "float32",
+    jit_compile: bool | str = "auto",
+    deterministic: bool = False,
+    devices: Sequence[str] | None = None,
+    refresh_sizes: str | int = "epoch",
+    checkpoint_steps: int | None = None,
+    keep_checkpoints: int = 2,
+    monitor: str | None = None,
+    eval_checkpoint: str = "latest",
+    tensorboard: bool = True,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    verbose: str | int = "auto",
+    config: Callable[[], Configuration] | None = None,
+) -> list[dict] | dict:
     """Trains a classifier, or evaluates one.
 
     The same call goes on where an interrupted one stopped, and ends as if
