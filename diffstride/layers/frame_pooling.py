@@ -229,6 +229,9 @@ def _average(features, output_frames):
 def _maximum(features, output_frames):
     windows = _windows(features, output_frames)
     if windows is not None:
+        if windows.shape[0] == 0:
+            # On torch, the maximum of nothing has another shape.
+            return windows[:, :, 0]
         return ops.max(windows, axis=2, initial=-np.inf)
     warp = _constant_warp(features, output_frames, split=False)
     return warping.row_maxima(features, warp.rows, output_frames)

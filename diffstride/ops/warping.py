@@ -356,6 +356,9 @@ def _last_rows(rows, second):
 def _segments(reduce, features, rows, output_frames):
     """A reduction over the frames of each output frame, clip by clip."""
     batch, frames, channels = ops.shape(features)
+    if isinstance(batch, int) and batch == 0:
+        # Torch has no segments of nothing.
+        return ops.zeros((0, output_frames, channels), features.dtype)
     # Add one row for frames that rounding, or a score of zero, puts past the
     # end, and cut it off again.
     rows = ops.minimum(rows, output_frames)
