@@ -8,7 +8,8 @@ For every model: milliseconds of a training step and of inference, the peak
 memory that training adds, operations, each with its ratio to the model with
 strided convolutions (as in Table A.2 of Riad et al., 2022), and the sizes of
 the maps after each downsampling layer. The variants of a model take turns
-within each of `--repeats` rounds; figures are medians over the rounds.
+within each of `--repeats` rounds; figures are medians over the rounds. Rows
+that end with "before" are networks with `pooling_order="before"`.
 """
 
 import argparse
@@ -38,22 +39,31 @@ MODELS = {
     "audio_cnn": ((16000,), audio_cnn),
 }
 
+_INSIDE = functools.partial(DiffStride, ramp="inside")
+# What makes the pooling layers, and their order.
 POOLINGS = {
-    "strided": None,
-    "spectral": FixedSpectralPooling,
-    "DiffStride": DiffStride,
-    "DiffStride symmetric": functools.partial(DiffStride, symmetric=True),
-    "DiffStride inside": functools.partial(DiffStride, ramp="inside"),
+    "strided": (None, "after"),
+    "spectral": (FixedSpectralPooling, "after"),
+    "spectral before": (FixedSpectralPooling, "before"),
+    "DiffStride": (DiffStride, "after"),
+    "DiffStride symmetric": (
+        functools.partial(DiffStride, symmetric=True),
+        "after",
+    ),
+    "DiffStride inside": (_INSIDE, "after"),
+    "DiffStride inside before": (_INSIDE, "before"),
 }
 
 
 def build(model, pooling):
     shape, builder = MODELS[model]
+    pooling_cls, pooling_order = POOLINGS[pooling]
     keras.utils.set_random_seed(0)
-    if model == "audio_cnn":
-        return builder(35, input_shape=shape, pooling_cls=POOLINGS[pooling])
     return builder(
-        num_output_classes=10, input_shape=shape, pooling_cls=POOLINGS[pooling]
+        num_output_classes=35 if model == "audio_cnn" else 10,
+        input_shape=shape,
+        pooling_cls=pooling_cls,
+        pooling_order=pooling_order,
     )
 
 
@@ -117,7 +127,7 @@ def measure_model(model, poolings, args):
 def print_table(model, batch_size, rows):
     print(f"\n{model}, {batch_size} examples a step")
     columns = [name for name in next(iter(rows.values())) if name != "sizes"]
-    print(f"{'':22}" + "".join(f"{name:>20}" for name in columns))
+    print(f"{'':26}" + "".join(f"{name:>20}" for name in columns))
     reference = rows.get("strided")
     for pooling, row in rows.items():
         cells = [
@@ -125,7 +135,7 @@ def print_table(model, batch_size, rows):
             + (f"({row[name] / reference[name]:5.2f}x)" if reference else "")
             for name in columns
         ]
-        print(f"{pooling:22}" + "".join(f"{cell:>20}" for cell in cells))
+        print(f"{pooling:26}" + "".join(f"{cell:>20}" for cell in cells))
     for pooling, row in rows.items():
         print(f"  maps, {pooling}: {', '.join(row['sizes'])}")
 

@@ -3,6 +3,7 @@
 
     python scripts/sizes.py map --size 32
     python scripts/sizes.py model --model resnet18 --strides 1 1 2 2 2
+    python scripts/sizes.py model --model resnet18 --pooling_order before
 
 The first prints the size of a map after one layer, by stride and smoothness
 factor R. The second prints the maps of a network after each block that
@@ -51,7 +52,7 @@ def print_map(size, strides, smoothness_factors):
         print(f"| {stride:g} | {' | '.join(map(str, sizes))} |")
 
 
-def print_model(name, strides, smoothness_factors):
+def print_model(name, strides, smoothness_factors, pooling_order):
     shape, builder = MODELS[name]
     ways = {"strided convolution": None, **poolings(smoothness_factors)}
     print(f"| {name} | maps after its blocks | million MACs | ratio |")
@@ -64,6 +65,7 @@ def print_model(name, strides, smoothness_factors):
                 num_output_classes=10,
                 input_shape=shape,
                 pooling_cls=pooling,
+                pooling_order=pooling_order,
                 **arguments,
             )
         except ValueError:
@@ -106,6 +108,9 @@ def main():
     of_model = commands.add_parser("model", help="a whole network")
     of_model.add_argument("--model", choices=list(MODELS), default="resnet18")
     of_model.add_argument("--strides", type=number, nargs="+")
+    of_model.add_argument(
+        "--pooling_order", choices=("after", "before"), default="after"
+    )
     for command in (of_map, of_model):
         command.add_argument(
             "--smoothness_factors", type=float, nargs="+", default=[1, 2, 4]
@@ -116,7 +121,12 @@ def main():
             parser.error(f"--size must be 1 or more, not {args.size}")
         print_map(args.size, args.strides, args.smoothness_factors)
     else:
-        print_model(args.model, args.strides, args.smoothness_factors)
+        print_model(
+            args.model,
+            args.strides,
+            args.smoothness_factors,
+            args.pooling_order,
+        )
 
 
 def number(text):

@@ -30,8 +30,9 @@ def test_sizes_of_maps_are_those_that_the_command_prints(capsys):
 
 
 @pytest.mark.tensorflow
-def test_operations_of_a_model_are_those_that_the_command_prints(capsys):
-    sizes.print_model("resnet18", [1, 1, 2, 2, 2], [4])
+@pytest.mark.parametrize("order", ["after", "before"])
+def test_operations_of_a_model_are_those_that_the_command_prints(order, capsys):
+    sizes.print_model("resnet18", [1, 1, 2, 2, 2], [4], order)
     printed = capsys.readouterr().out.splitlines()
     assert len(printed) == 6
     assert all(line in PAGES["sizing.md"] for line in printed)

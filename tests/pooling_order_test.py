@@ -113,13 +113,13 @@ def like(source, x):
 def layer_by_hand(layer, x, pool):
     """A residual layer whose first convolution has a slot."""
     before = layer.pooling_order == "before"
-    if before:
-        x = pool(x)
     main = shortcut = x
     if layer.pre_activation:
         main = ops.relu(like(layer.normalization1, main))
         if layer.activated_shortcut and layer.project:
             shortcut = main
+    if before:
+        main, shortcut = pool(main), pool(shortcut)
     main = like(layer.convolution1, main)
     if not before:
         main, shortcut = pool(main), pool(shortcut)
@@ -162,6 +162,33 @@ def test_residual_layer_by_hand(order, pooling_cls, project, options):
         found.shape, layer.compute_output_shape(x.shape), strict=True
     ):
         assert computed in (size, None)
+
+
+@pytest.mark.parametrize(
+    "options, maps",
+    [
+        ({"project": True, "activated_shortcut": True}, 1),
+        ({"project": True, "pre_activation": False}, 1),
+        ({"pre_activation": False, "downsample_identity": True}, 1),
+        # The main path reads what is rectified, the shortcut the raw input.
+        ({"project": True}, 2),
+        ({"activated_shortcut": True, "downsample_identity": True}, 2),
+    ],
+)
+def test_a_map_that_serves_both_paths_is_pooled_once(options, maps):
+    layer = ResidualLayer(
+        4,
+        strides=2,
+        pooling_cls=FixedSpectralPooling,
+        pooling_order="before",
+        **options,
+    )
+    calls = []
+    call = layer.pooling.call
+    layer.pooling.call = lambda x: calls.append(x.shape) or call(x)
+    layer.build((1, 8, 8, 4))
+    assert layer.call(images(1, 8, 8, 4)).shape == (1, 4, 4, 4)
+    assert calls == [(1, 8, 8, 4)] * maps
 
 
 @pytest.mark.parametrize("pooling_cls", [FixedSpectralPooling, INSIDE])

@@ -1,21 +1,19 @@
 """A residual layer whose downsampling is a pooling slot.
 
 One pooling layer serves the main path and the shortcut, so that both have one
-size even while their strides are learned. With `pooling_order="after"` it is
-called twice, on two maps:
+size even while their strides are learned. With `pooling_order="after"`:
 
     main:      convolution -> pooling -> convolution
+    shortcut:  pooling -> 1x1 convolution, or nothing
+
+With `pooling_order="before"`:
+
+    main:      pooling -> convolution -> convolution
     shortcut:  pooling -> 1x1 convolution, or nothing
 
 The 2022 release pools the shortcut after its convolution. Pooling acts on space
 and a 1x1 convolution on channels, so the order does not change the numbers;
 pooling first leaves fewer operations to the convolution.
-
-With `pooling_order="before"` it is called once, on the input of the layer. Both
-paths read the small map:
-
-    pooling -> main:      convolution -> convolution
-            -> shortcut:  1x1 convolution, or nothing
 
 References:
     - He et al., [Deep residual learning for image recognition](
@@ -98,13 +96,13 @@ class ResidualLayer(keras.layers.Layer):
         downsample_identity: whether a layer without projection downsamples too,
             so that its shortcut is only pooled. Defaults to False.
         pooling_order: `"after"`, the default: the pooling layer follows the
-            first convolution, and pools the shortcut too. `"before"`: it pools
-            the input of the layer, in front of everything else. Then the layer
-            is a pooling layer and a residual layer without strides. Also with
-            `activated_shortcut`, batch normalisation and rectification come
-            after it: they cost less on the small map, and they bring what the
-            convolutions read to one scale, whatever the gain of the pooling
-            layer. Without a pooling layer the value does not matter.
+            first convolution. `"before"`: it stands directly before this
+            convolution, and so after the normalisation and rectification of
+            `pre_activation=True`, which see all points of the input. Where the
+            shortcut reads the same map, with a projection and
+            `activated_shortcut=True`, or with `pre_activation=False`, this map
+            is pooled once for both paths. Without a pooling layer the value
+            does not matter.
 
     Input shape:
         `(batch, height, width, channels)`, or `(batch, channels, height,
@@ -230,13 +228,15 @@ class ResidualLayer(keras.layers.Layer):
             self.shortcut_normalization.build(hidden_shape)
 
     def call(self, inputs, training=None):
-        if self._pools("before"):
-            inputs = self.pooling(inputs)
         x = shortcut = inputs
         if self.pre_activation:
             x = self._rectify(self.normalization1, x, training)
             if self.activated_shortcut and self.project:
                 shortcut = x
+        if self._pools("before"):
+            pooled = self.pooling(x)
+            shortcut = pooled if shortcut is x else self.pooling(shortcut)
+            x = pooled
         x = self.convolution1(x)
         if self._pools("after"):
             x = self.pooling(x)

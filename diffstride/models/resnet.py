@@ -128,11 +128,11 @@ def Resnet(
             Defaults to 2.
         pooling_order: `"after"`, the default: pooling layers follow the
             convolution of the stem, and the first convolution of a block, as
-            published. `"before"`: they pool the images in front of the stem,
-            and the input of a block, once for its main path and its shortcut
-            (see `ResidualLayer`). Or a list with one of these for the stem, if
-            `stem_slot`, and one for each block: the first as `"after"` lets the
-            stem see all pixels.
+            published. `"before"`: they stand directly before these
+            convolutions. In the stem they pool the images, in a block what the
+            convolution reads, and its shortcut (see `ResidualLayer`). Or a list
+            with one of these for the stem, if `stem_slot`, and one for each
+            block: the first as `"after"` lets the stem see all pixels.
         name: string. Name of the model.
 
     Returns:
