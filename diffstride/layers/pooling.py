@@ -7,6 +7,8 @@ References:
       networks](https://arxiv.org/abs/1506.03767), NeurIPS 2015.
 """
 
+from collections.abc import Sequence
+
 import keras
 from keras import ops
 
@@ -71,12 +73,12 @@ class SpatialPooling(keras.layers.Layer):
 
     def __init__(
         self,
-        pool_size=(1, 1),
-        strides=(2, 2),
+        pool_size: int | Sequence[int] = (1, 1),
+        strides: int | Sequence[int] = (2, 2),
         *,
-        pool_mode="average",
-        padding="same",
-        data_format=None,
+        pool_mode: str = "average",
+        padding: str = "same",
+        data_format: str | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)

@@ -7,7 +7,7 @@ References:
       mobile devices](https://arxiv.org/abs/1905.11796), 2019.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import keras
 from keras import ops
@@ -15,6 +15,7 @@ from keras import ops
 from diffstride.layers.log_mel import LogMelSpectrogram
 from diffstride.models import pooling_slot
 from diffstride.models.layer_argument import make_layer
+from diffstride.types import LayerArgument, Shape, StagePooling, StageStrides
 from diffstride.validation import check_positive_integer
 
 # Time is the height of a spectrogram, frequency its width.
@@ -22,17 +23,17 @@ DATA_FORMAT = "channels_last"
 
 
 def audio_cnn(
-    num_output_classes=35,
-    input_shape=(16000,),
-    channels=(64, 128, 256, 256, 512, 512),
-    strides=((2, 2), (2, 2), (1, 1), (2, 2), (1, 1), (2, 2)),
-    pooling_cls=None,
-    frontend=LogMelSpectrogram,
-    momentum=0.99,
-    name="audio_cnn",
+    num_output_classes: int | Mapping[str, int] = 35,
+    input_shape: Shape = (16000,),
+    channels: Sequence[int] = (64, 128, 256, 256, 512, 512),
+    strides: StageStrides = ((2, 2), (2, 2), (1, 1), (2, 2), (1, 1), (2, 2)),
+    pooling_cls: StagePooling = None,
+    frontend: LayerArgument = LogMelSpectrogram,
+    momentum: float = 0.99,
+    name: str = "audio_cnn",
     *,
-    pooling_order="after",
-):
+    pooling_order: str | Sequence[str] = "after",
+) -> keras.Model:
     """Builds a convolutional network on the spectrogram of a sound.
 
     A block is a 3x1 convolution along time and a 1x3 convolution along
@@ -198,7 +199,7 @@ class SplitWindows(keras.layers.Layer):
     [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0], [7.0, 8.0, 9.0], [10.0, 11.0, 12.0]]
     """
 
-    def __init__(self, window, **kwargs):
+    def __init__(self, window: int, **kwargs):
         # Keep the waveform in float32: quiet samples are below the resolution
         # of float16.
         super().__init__(autocast=False, **kwargs)

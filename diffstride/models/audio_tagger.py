@@ -7,6 +7,8 @@ References:
       classification](https://arxiv.org/abs/2210.01719), 2022: section 3.
 """
 
+from collections.abc import Sequence
+
 import keras
 from keras import ops
 
@@ -14,6 +16,13 @@ from diffstride.layers.log_mel import LogMelSpectrogram
 from diffstride.models import efficientnet
 from diffstride.models.layer_argument import make_layer
 from diffstride.models.pretrained import load_keras_applications_weights
+from diffstride.types import (
+    Activation,
+    LayerArgument,
+    Shape,
+    StagePooling,
+    StageStrides,
+)
 from diffstride.validation import (
     check_choice,
     check_data_format,
@@ -22,29 +31,29 @@ from diffstride.validation import (
 
 
 def audio_tagger(
-    variant="b2",
-    num_output_classes=527,
-    num_heads=4,
-    output_activation="sigmoid",
-    input_shape=(None, 128),
-    frontend=LogMelSpectrogram,
-    augmentation=None,
-    frame_reduction=None,
-    reduction_rate=None,
-    output_frames=None,
-    weights=None,
-    strides=(1, 2, 2, 2, 1, 2, 1),
-    pooling_cls=None,
-    width_coefficient=None,
-    depth_coefficient=None,
-    drop_connect_rate=0.2,
-    weight_decay=0.0,
-    momentum=0.99,
-    data_format=None,
-    name="audio_tagger",
+    variant: str = "b2",
+    num_output_classes: int = 527,
+    num_heads: int = 4,
+    output_activation: Activation = "sigmoid",
+    input_shape: Shape = (None, 128),
+    frontend: LayerArgument = LogMelSpectrogram,
+    augmentation: LayerArgument | None = None,
+    frame_reduction: LayerArgument | None = None,
+    reduction_rate: float | None = None,
+    output_frames: int | None = None,
+    weights: str | keras.Model | None = None,
+    strides: StageStrides = (1, 2, 2, 2, 1, 2, 1),
+    pooling_cls: StagePooling = None,
+    width_coefficient: float | None = None,
+    depth_coefficient: float | None = None,
+    drop_connect_rate: float = 0.2,
+    weight_decay: float = 0.0,
+    momentum: float = 0.99,
+    data_format: str | None = None,
+    name: str = "audio_tagger",
     *,
-    pooling_order="after",
-):
+    pooling_order: str | Sequence[str] = "after",
+) -> keras.Model:
     """Builds a classifier of sounds of any length.
 
         waveform -> front end -> augmentation -> frame reduction
@@ -218,10 +227,10 @@ class AttentionPooling(keras.layers.Layer):
 
     def __init__(
         self,
-        num_classes,
-        num_heads=4,
-        activation="sigmoid",
-        data_format=None,
+        num_classes: int,
+        num_heads: int = 4,
+        activation: Activation = "sigmoid",
+        data_format: str | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)

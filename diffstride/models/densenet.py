@@ -12,30 +12,32 @@ References:
 """
 
 import functools
+from collections.abc import Sequence
 
 import keras
 
 from diffstride.models import pooling_slot
+from diffstride.types import Activation, Shape, StagePooling, StageStrides
 from diffstride.validation import check_data_format
 
 
 def densenet(
-    blocks=(6, 12, 24, 16),
-    growth=32,
-    strides=(2, 2, 2),
-    pooling_cls=None,
-    num_output_classes=10,
-    output_activation=None,
-    input_shape=None,
-    imagenet_stem=False,
-    include_top=True,
-    compression=0.5,
-    weight_decay=0.0,
-    data_format=None,
-    name="densenet",
+    blocks: Sequence[int] = (6, 12, 24, 16),
+    growth: int = 32,
+    strides: StageStrides = (2, 2, 2),
+    pooling_cls: StagePooling = None,
+    num_output_classes: int = 10,
+    output_activation: Activation = None,
+    input_shape: Shape | None = None,
+    imagenet_stem: bool = False,
+    include_top: bool = True,
+    compression: float = 0.5,
+    weight_decay: float = 0.0,
+    data_format: str | None = None,
+    name: str = "densenet",
     *,
-    pooling_order="after",
-):
+    pooling_order: str | Sequence[str] = "after",
+) -> keras.Model:
     """Builds a DenseNet-BC, by default the one of 121 layers.
 
     Its layers are named as in `keras.applications`, whose weights

@@ -14,10 +14,12 @@ References:
 import dataclasses
 import math
 import string
+from collections.abc import Sequence
 
 import keras
 
 from diffstride.models import inverted_residual, pooling_slot
+from diffstride.types import Activation, Shape, StagePooling, StageStrides
 from diffstride.validation import check_choice, check_data_format
 
 
@@ -70,27 +72,27 @@ HEAD_FILTERS = 1280
 
 
 def efficientnet(
-    variant="b0",
-    strides=(1, 2, 2, 2, 1, 2, 1),
-    pooling_cls=None,
-    num_output_classes=10,
-    output_activation=None,
-    input_shape=None,
-    resize_to=None,
-    include_preprocessing=False,
-    include_top=True,
-    stem_strides=2,
-    width_coefficient=None,
-    depth_coefficient=None,
-    stages=STAGES,
-    dropout_rate=None,
-    drop_connect_rate=0.2,
-    weight_decay=0.0,
-    data_format=None,
-    name=None,
+    variant: str = "b0",
+    strides: StageStrides = (1, 2, 2, 2, 1, 2, 1),
+    pooling_cls: StagePooling = None,
+    num_output_classes: int = 10,
+    output_activation: Activation = None,
+    input_shape: Shape | None = None,
+    resize_to: int | Sequence[int] | None = None,
+    include_preprocessing: bool = False,
+    include_top: bool = True,
+    stem_strides: int | Sequence[int] = 2,
+    width_coefficient: float | None = None,
+    depth_coefficient: float | None = None,
+    stages: Sequence[Stage] = STAGES,
+    dropout_rate: float | None = None,
+    drop_connect_rate: float = 0.2,
+    weight_decay: float = 0.0,
+    data_format: str | None = None,
+    name: str | None = None,
     *,
-    pooling_order="after",
-):
+    pooling_order: str | Sequence[str] = "after",
+) -> keras.Model:
     """Builds an EfficientNet.
 
     Its layers are named as in `keras.applications`, whose weights

@@ -22,12 +22,14 @@ Both arguments may be lists with one value for each slot of the network.
 
 import ast
 import contextlib
-from collections.abc import Mapping
+import typing
+from collections.abc import Mapping, Sequence
 
 import keras
 
 # Config dicts and saved models name the layers of this module.
 import diffstride.layers.pooling  # noqa: F401
+from diffstride.types import Pooling, StageStrides, Strides
 from diffstride.validation import (
     check_choice,
     check_data_format,
@@ -38,8 +40,12 @@ ORDERS = ("after", "before")
 
 
 def make_pooling(
-    pooling_cls, strides, data_format=None, name=None, dtype_policy=None
-):
+    pooling_cls: Pooling,
+    strides: Strides,
+    data_format: str | None = None,
+    name: str | None = None,
+    dtype_policy: typing.Any = None,
+) -> keras.layers.Layer | None:
     """Makes the pooling layer of one slot.
 
     Args:
@@ -88,7 +94,9 @@ def make_pooling(
     return layer
 
 
-def convolution_strides(strides, pooling_cls=None, stage=None):
+def convolution_strides(
+    strides: Strides, pooling_cls: Pooling = None, stage: str | None = None
+) -> tuple[int, int]:
     """The strides of the convolution that a slot belongs to.
 
     Args:
@@ -118,17 +126,21 @@ def convolution_strides(strides, pooling_cls=None, stage=None):
     return pair
 
 
-def check_pooling_order(pooling_order):
+def check_pooling_order(pooling_order: str) -> str:
     return check_choice(pooling_order, "pooling_order", ORDERS)
 
 
-def pooling_orders(pooling_order, slots):
+def pooling_orders(pooling_order: str | Sequence[str], slots: int) -> list[str]:
     """The order of each slot, from one for all or a list with one for each."""
     orders = per_stage(pooling_order, "pooling_order", slots)
     return [check_pooling_order(order) for order in orders]
 
 
-def in_order(pooling_order, convolution, pooling):
+def in_order(
+    pooling_order: str,
+    convolution: keras.layers.Layer,
+    pooling: keras.layers.Layer | None,
+) -> list[keras.layers.Layer]:
     """The layers of one slot in the order in which they are called.
 
     Args:
@@ -153,7 +165,9 @@ def in_order(pooling_order, convolution, pooling):
     return [convolution, pooling]
 
 
-def strides_pair(strides, stage=None):
+def strides_pair(
+    strides: Strides, stage: str | None = None
+) -> tuple[float, float]:
     """Strides of height and width; whole numbers become integers.
 
     Convolutions and the pooling layers of Keras take integers alone.
@@ -164,7 +178,7 @@ def strides_pair(strides, stage=None):
     )
 
 
-def stage_strides(strides):
+def stage_strides(strides: StageStrides) -> list[Strides | None]:
     """A list of the strides of all stages.
 
     A string is read as the list in it: `"1, 1, 2, 2, 2"` is how the gin files
@@ -182,7 +196,7 @@ def stage_strides(strides):
         ) from None
 
 
-def per_stage(value, argument, stages):
+def per_stage(value: typing.Any, argument: str, stages: int) -> list:
     """Values of all stages, from one for all or a list with one for each."""
     if not isinstance(value, (list, tuple)):
         return [value] * stages
@@ -194,7 +208,9 @@ def per_stage(value, argument, stages):
     return list(value)
 
 
-def pooling_config(pooling, strides):
+def pooling_config(
+    pooling: keras.layers.Layer | None, strides: Strides
+) -> dict[str, typing.Any] | None:
     """The config dict of a layer that `make_pooling` made from `strides`.
 
     It has the strides inside, also if the layer does not tell them.

@@ -4,7 +4,9 @@ import keras
 import numpy as np
 
 
-def load_keras_applications_weights(model, source, include_top=True):
+def load_keras_applications_weights(
+    model: keras.Model, source: keras.Model, include_top: bool = True
+) -> keras.Model:
     """Carries the weights of a model of `keras.applications` over.
 
     With `pooling_cls=None` and the standard strides the two models give equal

@@ -9,9 +9,14 @@ from diffstride.analysis.learned_layers import learned_layers
 from diffstride.layers.base_pooling import BaseDiffStride
 from diffstride.surgery.clone import clone
 from diffstride.surgery.frozen_layers import BaseFrozenDiffStride, frozen_class
+from diffstride.types import Shape
 
 
-def freeze(model, input_shape=None, dtype=None):
+def freeze(
+    model: keras.Model,
+    input_shape: Shape | None = None,
+    dtype: str | None = None,
+) -> keras.Model:
     """Makes a model in which the learned strides are constants.
 
     The filters of a frozen layer are fixed matrices, the sizes of its output

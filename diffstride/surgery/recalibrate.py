@@ -1,15 +1,22 @@
 """Statistics of batch normalisation, measured anew."""
 
 import contextlib
+from collections.abc import Iterable
 
 import keras
+import numpy as np
 from keras import ops
 
 from diffstride.analysis.keras_graph import sublayers
 from diffstride.validation import check_positive_integer
 
 
-def recalibrate(model, data, batch_size=128, batches=None):
+def recalibrate(
+    model: keras.Model,
+    data: np.ndarray | Iterable,
+    batch_size: int = 128,
+    batches: int | None = None,
+) -> int:
     """Measures the means and variances of batch normalisations anew.
 
     A model whose strides have changed, by `learn_strides` or by
