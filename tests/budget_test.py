@@ -11,6 +11,7 @@ from diffstride import (
     set_stride_rate,
 )
 from diffstride.analysis.budget import StrideCosts
+from diffstride.analysis.learned_layers import learned_layers
 from diffstride.analysis.operations import count_macs
 
 
@@ -58,6 +59,23 @@ def test_strides_move_to_the_target(ratio):
     macs = StrideCosts(model).move_to(target)
     assert macs == count_macs(model)
     assert macs == pytest.approx(target, rel=0.03)
+
+
+def test_counts_leave_the_strides_alone(monkeypatch):
+    model = network(2.0)
+    costs = StrideCosts(model)
+    assigned = []
+    for layer in learned_layers(model):
+        monkeypatch.setattr(layer.strides, "assign", assigned.append)
+    strides = costs.strides
+    # Strides count as they would be within their limits.
+    assert costs.count(strides * 100) == costs.range()[0]
+    costs.exponents(strides)
+    assert not assigned
+    monkeypatch.undo()
+    macs = costs.count(1.3 * strides)
+    costs.assign(1.3 * strides)
+    assert macs == count_macs(model)
 
 
 def test_early_strides_move_most():

@@ -67,6 +67,39 @@ def test_layer_costs_follow_the_strides():
     assert "call" not in vars(pool)
 
 
+def test_layer_costs_at_other_strides():
+    pool = DiffStride(2, smoothness_factor=1, shared_stride=True)
+    filter_only = DiffStride(2, cropping=False)
+    model = model_of(pool, layers.Conv2D(4, 1), filter_only)
+    before = layer_costs(model)
+    costs = layer_costs(model, strides={pool: [3.0], filter_only: [4.0, 4.0]})
+    # No weight was changed, and no layer is left changed.
+    assert layer_costs(model) == before != costs
+    pool.strides.assign([3.0])
+    assert layer_costs(model) == costs
+
+
+def test_other_strides_reach_a_class_derived_from_the_layer():
+    class Mixed(DiffStride):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.mix = layers.Conv2D(5, 1)
+
+        def build(self, input_shape):
+            super().build(input_shape)
+            self.mix.build(input_shape)
+
+        def call(self, inputs):
+            return self.mix(super().call(inputs))
+
+    mixed = Mixed(2, ramp="inside")
+    model = model_of(mixed)
+    (macs, _) = (
+        cost.macs for cost in layer_costs(model, None, {mixed: (4, 8)})
+    )
+    assert macs == 4 * 2 * 2 * 5
+
+
 def test_layer_costs_need_a_size():
     model = model_of(layers.Conv2D(4, 1), shape=(None, None, 2))
     with pytest.raises(ValueError, match="`input_shape` must be given"):

@@ -9,7 +9,6 @@ that returns to the budget in this way finds strides at which no exchange of
 operations between layers would lower the loss.
 """
 
-import contextlib
 import math
 
 import numpy as np
@@ -58,21 +57,30 @@ class StrideCosts:
             [ops.convert_to_numpy(layer.strides) for layer in self._layers]
         ).astype("float64")
 
+    def _of_layers(self, strides):
+        """The strides of each layer, within its limits."""
+        counts = [layer.strides.shape[0] for layer in self._layers]
+        parts = np.split(np.float32(strides), np.cumsum(counts)[:-1])
+        return {
+            layer: ops.convert_to_numpy(layer.strides.constraint(part))
+            for layer, part in zip(self._layers, parts, strict=True)
+        }
+
+    def within_limits(self, strides):
+        """The strides that the layers would have if these were assigned."""
+        parts = self._of_layers(strides).values()
+        return np.concatenate(list(parts)).astype("float64")
+
     def assign(self, strides):
         """Sets the strides, within their limits."""
-        start = 0
-        for layer in self._layers:
-            variable = layer.strides
-            end = start + variable.shape[0]
-            values = ops.cast(strides[start:end], variable.dtype)
-            variable.assign(variable.constraint(values))
-            start = end
+        for layer, values in self._of_layers(strides).items():
+            layer.strides.assign(values)
 
     def costs(self, strides):
         """Operations of each call of a layer, at these strides."""
-        with self._kept():
-            self.assign(strides)
-            costs = layer_costs(self._model, self._input_shape)
+        costs = layer_costs(
+            self._model, self._input_shape, self._of_layers(strides)
+        )
         return np.array([cost.macs for cost in costs], "float64")
 
     def count(self, strides=None):
@@ -138,8 +146,7 @@ class StrideCosts:
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
             candidate = np.exp(np.log(strides) + middle * direction)
-            self.assign(candidate)
-            candidate = self.strides
+            candidate = self.within_limits(candidate)
             macs = self.count(candidate)
             best.offer(candidate, macs)
             if macs > best.target:
@@ -151,14 +158,6 @@ class StrideCosts:
         """The fewest and the most operations that the limits allow."""
         ones = np.ones_like(self.strides)
         return self.count(ones * 1e6), self.count(ones)
-
-    @contextlib.contextmanager
-    def _kept(self):
-        before = self.strides
-        try:
-            yield
-        finally:
-            self.assign(before)
 
 
 class _Best:

@@ -8,7 +8,7 @@ import typing
 
 import keras
 import numpy as np
-from keras import tree
+from keras import ops, tree
 
 from diffstride.analysis.keras_graph import graph, is_graph, sublayers
 from diffstride.layers.base_pooling import BaseSpectralPooling
@@ -30,7 +30,9 @@ class LayerCost(typing.NamedTuple):
 
 
 def layer_costs(
-    model: keras.Model, input_shape: typing.Any = None
+    model: keras.Model,
+    input_shape: typing.Any = None,
+    strides: typing.Any = None,
 ) -> list[LayerCost]:
     """Output shape and operations of each layer, from its actual sizes.
 
@@ -45,6 +47,9 @@ def layer_costs(
             several inputs, shapes in the structure that the model takes: a
             list, a tuple or a dict. Defaults to the shapes of the model's
             inputs.
+        strides: dict from DiffStride layers of the model to floats, to count
+            what the model would cost at other strides than its own. The
+            weights stay as they are.
 
     Returns:
         A list of `LayerCost`, in the order in which the calls end.
@@ -62,10 +67,12 @@ def layer_costs(
         model(example, training=False)
     costs = []
     with contextlib.ExitStack() as stack:
+        for layer, values in (strides or {}).items():
+            stack.enter_context(_sizes_of_strides(layer, values))
         for layer in sublayers(model):
             if _is_counted(layer) or not sublayers(layer):
                 stack.enter_context(_recorded(layer, costs))
-        model(example, training=False)
+        _run(model, example)
     return costs
 
 
@@ -104,6 +111,50 @@ def _example(model, input_shape):
         )
     arrays = [a.astype(x.dtype) for a, x in zip(arrays, tensors, strict=True)]
     return tree.pack_sequence_as(inputs, arrays)
+
+
+class _Run(keras.Operation):
+    """A model at inference, as an operation on symbolic tensors."""
+
+    def __init__(self, model):
+        super().__init__()
+        self._model = model
+
+    def call(self, inputs):
+        return self._model(inputs, training=False)
+
+
+def _run(model, example):
+    """Calls a model, whose layers are recorded, on an example."""
+    run = _Run(model)
+    if keras.backend.backend() != "jax":
+        return run.call(example)
+    # Every new size would be compiled. A trace has all sizes without that.
+    return run.compute_output_spec(
+        tree.map_structure(
+            lambda x: keras.KerasTensor(x.shape, str(x.dtype)), example
+        )
+    )
+
+
+@contextlib.contextmanager
+def _sizes_of_strides(layer, strides):
+    """Lets a DiffStride layer make zeros, of the sizes of given strides."""
+    strides = tuple(map(float, strides))
+
+    def resample(inputs):
+        shape = list(inputs.shape)
+        if layer.cropping:
+            sizes = layer._sizes_from(strides, layer._sizes(shape))
+            for axis, size in zip(layer._axes, sizes, strict=True):
+                shape[axis] = int(size)
+        return ops.zeros(shape, inputs.dtype)
+
+    layer._resample = resample
+    try:
+        yield
+    finally:
+        del layer._resample
 
 
 @contextlib.contextmanager

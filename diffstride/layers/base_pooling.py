@@ -71,6 +71,9 @@ class BaseSpectralPooling(keras.layers.Layer):
 
     def call(self, inputs):
         self._check_floating(inputs)
+        return self._resample(inputs)
+
+    def _resample(self, inputs):
         filters = self._filters(self._sizes(ops.shape(inputs)))
         return spectral.resample(inputs, filters, self._axes)
 
