@@ -410,3 +410,25 @@ def test_gradient_at_initial_strides_of_two():
     below, above = np.transpose(expected)
     assert (abs(above - below) > 0.01).all()
     np.testing.assert_allclose(ops.convert_to_numpy(found), above, rtol=1e-4)
+
+
+def test_gradient_without_cropping_at_the_end_of_the_ramp():
+    # Frequencies lie right where the ramp ends, and none where it begins. They
+    # count, as in the release: the slope is the one towards smaller strides.
+    options = dict(smoothness_factor=2.5, cropping=False)
+    layer = DiffStride(4, static_sizes=True, **options)
+    x = gradients.random((1, 36, 36, 1))
+    upstream = gradients.random((1, 36, 36, 1), seed=1)
+    layer.build(x.shape)
+    _, (_, found) = gradients.value_and_gradients(
+        gradients.layer_function(layer), [x, np.float32([4, 4])], upstream
+    )
+    expected = [
+        [np.sum(upstream * side) for side in sides]
+        for sides in reference.one_sided_slopes(
+            x, (36, 36), (4.0, 4.0), **options
+        )
+    ]
+    below, above = np.transpose(expected)
+    assert (abs(above - below) > 0.01).all()
+    np.testing.assert_allclose(ops.convert_to_numpy(found), below, rtol=1e-4)

@@ -53,6 +53,41 @@ def test_slope_of_the_window_where_the_ramp_begins_and_ends():
             np.eye(10, dtype="float32")[frequency],
         )
         assert float(slope) == pytest.approx(expected)
+    # Without cropping it counts, as in the release.
+    for frequency, expected in [(6, 1 / 4), (7, 1 / 4), (8, 0)]:
+        _, (slope,) = gradients.value_and_gradients(
+            lambda end: windows.window(
+                np.arange(10, dtype="float32"), end, 4, cropping=False
+            ),
+            [np.float32(7)],
+            np.eye(10, dtype="float32")[frequency],
+        )
+        assert float(slope) == pytest.approx(expected)
+
+
+def test_odd_weights_reach_the_end_of_the_ramp_without_cropping():
+    # A cut-off of 2.5, and a ramp of 2.5 up to 5: the positions of frequencies
+    # 5 and -6. A ramp of whole length has a frequency at its beginning, too.
+    for size, stride, smoothness_factor in [(20, 4, 2.5), (16, 4, 2)]:
+        end = size / (2 * stride) + smoothness_factor
+
+        def odd(stride, size=size, smoothness_factor=smoothness_factor):
+            return windows.window_weights(
+                size, size, stride, smoothness_factor, cropping=False
+            ).odd
+
+        bins = windows.window_weights(
+            size, size, stride, smoothness_factor, cropping=False
+        ).odd_bins
+        last = list(numpy(bins)).index(end + 1)
+        _, (slope,) = gradients.value_and_gradients(
+            odd,
+            [np.float32(stride)],
+            np.eye(len(bins), dtype="float32")[last],
+        )
+        # The weight of -k counts as negative, and a larger stride lowers it.
+        expected = size / (2 * stride**2) / smoothness_factor
+        assert float(slope) == pytest.approx(expected)
 
 
 def test_slope_of_the_cutoff_at_its_limits():

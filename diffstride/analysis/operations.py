@@ -330,7 +330,10 @@ def _spectral(layer, arguments, output_shape):
         smoothness_factor = getattr(layer, "smoothness_factor", 0)
         height, width = layer._axes
         coefficients = 2 * min(
-            windows.odd_count(smoothness_factor), output_shape[height] // 2 + 1
+            windows.odd_count(
+                smoothness_factor, getattr(layer, "cropping", True)
+            ),
+            output_shape[height] // 2 + 1,
         )
         shape = list(input_shape)
         shape[height] = coefficients

@@ -311,6 +311,7 @@ class BaseDiffStride(BaseSpectralPooling):
                     self.smoothness_factor,
                     self.ramp,
                     rule,
+                    self.cropping,
                 ),
                 size,
                 out_size,

@@ -120,21 +120,24 @@ def fixed_output_size(size, stride, rule):
     return minimum(maximum(points, 2), size)
 
 
-def window(positions, end, ramp_length):
+def window(positions, end, ramp_length, cropping=True):
     """One up to `end - ramp_length`, zero from `end` on, linear between.
 
     A frequency right where the ramp begins takes part in its slope, as in the
     release. This is not written as `ops.clip`, because backends disagree on
     its gradient there. The frequency right where the ramp ends takes part if it
-    is the first one: no other tells the smallest pass band to grow.
+    is the first one: no other tells the smallest pass band to grow. If nothing
+    is cropped, it takes part in any case, again as in the release.
     """
     positions = ops.convert_to_tensor(positions)
     if is_number(ramp_length) and ramp_length == 0:
         return ops.cast(positions < end, "float32")
     height = (end - positions) / ramp_length
-    is_beyond = ops.logical_or(
-        height < 0, ops.logical_and(height == 0, end > 1)
-    )
+    is_beyond = height < 0
+    if cropping:
+        is_beyond = ops.logical_or(
+            is_beyond, ops.logical_and(height == 0, end > 1)
+        )
     return ops.where(is_beyond, 0.0, ops.where(height > 1, 1.0, height))
 
 
@@ -151,7 +154,13 @@ class Weights(typing.NamedTuple):
 
 
 def window_weights(
-    in_size, out_size, stride, smoothness_factor, ramp="outside", rule="height"
+    in_size,
+    out_size,
+    stride,
+    smoothness_factor,
+    ramp="outside",
+    rule="height",
+    cropping=True,
 ):
     """Weights that a window gives to an axis (Eqs. 3 and 4)."""
     end, ramp_length = cutoff(in_size, stride, smoothness_factor, ramp)
@@ -163,16 +172,22 @@ def window_weights(
     xp = numpy_or_ops(end)
     return _weights(
         out_size,
-        window(positions - float32(shift_above), end, ramp_length),
-        window(positions - float32(shift_below), end, ramp_length),
+        *(
+            window(positions - float32(shift), end, ramp_length, cropping)
+            for shift in (shift_above, shift_below)
+        ),
         first_odd_bin=int32(xp.ceil(end - ramp_length)),
-        count=odd_count(smoothness_factor),
+        count=odd_count(smoothness_factor, cropping),
     )
 
 
-def odd_count(smoothness_factor):
-    """How many frequencies a ramp makes differ from their negatives."""
-    return math.ceil(smoothness_factor) + 1
+def odd_count(smoothness_factor, cropping=True):
+    """How many frequencies a ramp makes differ from their negatives.
+
+    If nothing is cropped, one more may lie right where the ramp ends: its
+    weights are zero, but not their gradients.
+    """
+    return math.ceil(smoothness_factor) + (1 if cropping else 2)
 
 
 def crop_weights(out_size):
