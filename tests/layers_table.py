@@ -99,6 +99,12 @@ ROWS = {
     "ResidualLayer": Row(
         ResidualLayer, {**SLOT, "project": True}, IMAGE, trains=True
     ),
+    "ResidualLayer before": Row(
+        ResidualLayer,
+        {**SLOT, "project": True, "pooling_order": "before"},
+        IMAGE,
+        trains=True,
+    ),
     "ResnetBlock": Row(ResnetBlock, {**SLOT, "num_layers": 2}, IMAGE),
     "Resnet": Row(_resnet, {}, (16, 16, 3)),
     "DiffRes": Row(DiffRes, REDUCED, SPECTROGRAM, trains=True),

@@ -27,6 +27,8 @@ from diffstride.models.residual_layer import ResidualLayer
 from diffstride.models.resnet import Resnet, resnet18
 from diffstride.models.resnet_block import ResnetBlock
 from diffstride.surgery.freeze import freeze
+from diffstride.surgery.learn_strides import learn_strides
+from diffstride.surgery.to_integer_strides import to_integer_strides
 
 INSIDE = functools.partial(DiffStride, ramp="inside", smoothness_factor=2.0)
 IMAGE = (16, 16, 3)
@@ -395,6 +397,24 @@ def test_freeze():
     randomize(model)
     x = images(2, *IMAGE)
     assert_close(freeze(model)(x), model(x))
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_strides_are_rounded(family):
+    model = TINY[family](pooling_cls=DiffStride, pooling_order="before")
+    rounded = to_integer_strides(model)
+    assert not learned_layers(rounded)
+    assert rounded(images(2, *IMAGE)).shape == (2, 3)
+    assert count_macs(rounded) < count_macs(model)
+
+
+def test_a_converted_network_keeps_its_order():
+    strided = TINY["resnet"](strides=(1, 2, 2), pooling_order="before")
+    converted = learn_strides(strided)
+    for name in ("block1", "block2"):
+        (layer,) = converted.get_layer(name).layers
+        assert isinstance(layer.pooling, DiffStride)
+        assert layer.pooling_order == "before"
 
 
 def test_the_order_of_a_slot_by_itself():
