@@ -13,7 +13,7 @@ VERSION = re.search(
     re.MULTILINE,
 ).group(1)
 
-AUDIO = ["array_record>=0.5", "soundfile>=0.12", "soxr>=0.4"]
+AUDIO = ["array_record>=0.5", "soundfile>=0.12.1", "soxr>=0.4"]
 DOCS = [
     "ipykernel>=6",
     "matplotlib>=3.8.4",

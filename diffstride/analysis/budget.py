@@ -11,11 +11,13 @@ operations between layers would lower the loss.
 
 import math
 
+import keras
 import numpy as np
 from keras import ops
 
 from diffstride.analysis.learned_layers import learned_layers
 from diffstride.analysis.operations import layer_costs
+from diffstride.types import Shape
 from diffstride.validation import is_number
 
 # By what factor strides change to see which operations depend on them.
@@ -35,7 +37,7 @@ class StrideCosts:
             the model's input.
     """
 
-    def __init__(self, model, input_shape=None):
+    def __init__(self, model: keras.Model, input_shape: Shape | None = None):
         self._model = model
         self._input_shape = input_shape
         self._layers = [
@@ -51,7 +53,7 @@ class StrideCosts:
             )
 
     @property
-    def strides(self):
+    def strides(self) -> np.ndarray:
         """The strides of all layers, one after the other."""
         return np.concatenate(
             [ops.convert_to_numpy(layer.strides) for layer in self._layers]
@@ -66,29 +68,29 @@ class StrideCosts:
             for layer, part in zip(self._layers, parts, strict=True)
         }
 
-    def within_limits(self, strides):
+    def within_limits(self, strides: np.ndarray) -> np.ndarray:
         """The strides that the layers would have if these were assigned."""
         parts = self._of_layers(strides).values()
         return np.concatenate(list(parts)).astype("float64")
 
-    def assign(self, strides):
+    def assign(self, strides: np.ndarray) -> None:
         """Sets the strides, within their limits."""
         for layer, values in self._of_layers(strides).items():
             layer.strides.assign(values)
 
-    def costs(self, strides):
+    def costs(self, strides: np.ndarray) -> np.ndarray:
         """Operations of each call of a layer, at these strides."""
         costs = layer_costs(
             self._model, self._input_shape, self._of_layers(strides)
         )
         return np.array([cost.macs for cost in costs], "float64")
 
-    def count(self, strides=None):
+    def count(self, strides: np.ndarray | None = None) -> float:
         """Operations of the model, at these strides or those of now."""
         strides = self.strides if strides is None else strides
         return float(self.costs(strides).sum())
 
-    def exponents(self, strides):
+    def exponents(self, strides: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """How the operations of each call depend on each stride.
 
         Returns:
@@ -113,7 +115,7 @@ class StrideCosts:
                     break
         return costs, exponents
 
-    def move_to(self, target, tolerance=0.01):
+    def move_to(self, target: float, tolerance: float = 0.01) -> float:
         """Changes the strides so that the model costs `target` operations.
 
         Args:
@@ -154,7 +156,7 @@ class StrideCosts:
             else:
                 high = middle
 
-    def range(self):
+    def range(self) -> tuple[float, float]:
         """The fewest and the most operations that the limits allow."""
         ones = np.ones_like(self.strides)
         return self.count(ones * 1e6), self.count(ones)
@@ -173,7 +175,7 @@ class _Best:
             self.strides, self.macs, self.error = strides, macs, error
 
 
-def check_target(target, costs):
+def check_target(target: float, costs: StrideCosts) -> float:
     """The number of operations that a target stands for.
 
     Args:

@@ -30,12 +30,21 @@ References:
 
 import inspect
 import numbers
+from collections.abc import Sequence
 
 import keras
 
 from diffstride.models import pooling_slot, residual_layer
 from diffstride.models.residual_layer import ResidualLayer
 from diffstride.models.resnet_block import ResnetBlock
+from diffstride.types import (
+    Activation,
+    Pooling,
+    Shape,
+    StagePooling,
+    StageStrides,
+    Strides,
+)
 
 __all__ = [
     "ResidualLayer",
@@ -48,28 +57,28 @@ __all__ = [
 
 
 def Resnet(
-    filters,
-    strides,
-    num_output_classes=10,
-    output_activation=None,
-    id_only=(),
-    channels_first=False,
-    pooling_cls=None,
-    weight_decay=5e-3,
+    filters: int | Sequence[int],
+    strides: StageStrides,
+    num_output_classes: int = 10,
+    output_activation: Activation = None,
+    id_only: Sequence[int] = (),
+    channels_first: bool = False,
+    pooling_cls: StagePooling = None,
+    weight_decay: float = 5e-3,
     *,
-    input_shape=None,
-    kernel_size=3,
-    num_layers=2,
-    stem_slot=True,
-    imagenet_stem=False,
-    pre_activation=True,
-    activated_shortcut=False,
-    downsample_identity=False,
-    head_pooling=None,
-    head_strides=2,
-    pooling_order="after",
-    name="resnet",
-):
+    input_shape: Shape | None = None,
+    kernel_size: int | Sequence[int] = 3,
+    num_layers: int | Sequence[int] = 2,
+    stem_slot: bool = True,
+    imagenet_stem: bool = False,
+    pre_activation: bool = True,
+    activated_shortcut: bool = False,
+    downsample_identity: bool = False,
+    head_pooling: Pooling = None,
+    head_strides: Strides = 2,
+    pooling_order: str | Sequence[str] = "after",
+    name: str = "resnet",
+) -> keras.Sequential:
     """Builds a residual network: stem, blocks of residual layers, classifier.
 
     By default it is the network of the 2022 release, with these differences: it
@@ -285,13 +294,13 @@ def _with_arguments_of_resnet(function):
 
 @_with_arguments_of_resnet
 def resnet18(
-    strides=None,
+    strides: StageStrides | None = None,
     *,
-    filters=(64, 64, 128, 256, 512),
-    id_only=(0,),
-    name="resnet18",
+    filters: int | Sequence[int] = (64, 64, 128, 256, 512),
+    id_only: Sequence[int] = (0,),
+    name: str = "resnet18",
     **kwargs,
-):
+) -> keras.Sequential:
     """Builds the ResNet-18 for images of 32x32 pixels.
 
     Four blocks of two residual layers, 64 to 512 channels, the first block with
@@ -313,13 +322,13 @@ def resnet18(
 
 @_with_arguments_of_resnet
 def resnet56(
-    strides=None,
+    strides: StageStrides | None = None,
     *,
-    filters=(16, 16, 32, 64),
-    num_layers=9,
-    name="resnet56",
+    filters: int | Sequence[int] = (16, 16, 32, 64),
+    num_layers: int | Sequence[int] = 9,
+    name: str = "resnet56",
     **kwargs,
-):
+) -> keras.Sequential:
     """Builds the ResNet-56 for images of 32x32 pixels.
 
     Three blocks of nine residual layers, 16 to 64 channels. With three input
@@ -334,20 +343,20 @@ def resnet56(
 
 @_with_arguments_of_resnet
 def resnet18_imagenet(
-    strides=None,
+    strides: StageStrides | None = None,
     *,
-    filters=(64, 64, 128, 256, 512),
-    num_output_classes=1000,
-    id_only=(0,),
-    weight_decay=0.0,
-    input_shape=(224, 224, 3),
-    stem_slot=False,
-    imagenet_stem=True,
-    pre_activation=False,
-    downsample_identity=True,
-    name="resnet18",
+    filters: int | Sequence[int] = (64, 64, 128, 256, 512),
+    num_output_classes: int = 1000,
+    id_only: Sequence[int] = (0,),
+    weight_decay: float = 0.0,
+    input_shape: Shape | None = (224, 224, 3),
+    stem_slot: bool = False,
+    imagenet_stem: bool = True,
+    pre_activation: bool = False,
+    downsample_identity: bool = True,
+    name: str = "resnet18",
     **kwargs,
-):
+) -> keras.Sequential:
     """Builds the ResNet-18 for ImageNet, as the paper has it.
 
     A 7x7 convolution and max pooling, by 2 each, then four blocks whose strides
