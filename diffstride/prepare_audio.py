@@ -50,11 +50,11 @@ from absl import app, flags
 
 from diffstride.data import (
     audio,
+    clip_windows,
     manifest,
     prepare,
     published,
     tfds_source,
-    windows,
 )
 
 FLAGS = flags.FLAGS
@@ -157,7 +157,7 @@ def main(argv):
             batch_size=FLAGS.batch_size,
             train_steps=20,
         )
-    rate = windows.throughput(dataset)
+    rate = clip_windows.throughput(dataset)
     print(
         f"From there to batches: {rate:,.0f} windows per second in one thread, "
         f"{1000 * FLAGS.batch_size / rate:.1f} ms for {FLAGS.batch_size}"

@@ -23,7 +23,7 @@ import numpy as np
 from diffstride import DiffStride
 from diffstride.data.arrays import from_arrays
 from diffstride.training import trainer
-from diffstride.training.checkpoints import Checkpoints
+from diffstride.training.checkpoint_files import Checkpoints
 
 EPOCHS, STEPS = 4, 6
 # These differ from run to run.

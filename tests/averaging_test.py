@@ -7,10 +7,10 @@ import numpy as np
 import tiny
 from keras import ops
 
-from diffstride.training import checkpoints as checkpoints_lib
+from diffstride.training import checkpoint_files as checkpoints_lib
 from diffstride.training import trainer
 from diffstride.training.averaging import average_checkpoints
-from diffstride.training.checkpoints import Checkpoints
+from diffstride.training.checkpoint_files import Checkpoints
 
 
 def test_weights_of_epochs_are_averaged_and_nothing_else(tmp_path):

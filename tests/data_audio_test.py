@@ -10,9 +10,9 @@ import soundfile
 from absl import logging
 
 from diffstride.data import audio, manifest, prepare
+from diffstride.data.clip_windows import from_clips, throughput
 from diffstride.data.clips import collect
 from diffstride.data.multi_task import multi_task
-from diffstride.data.windows import from_clips, throughput
 from diffstride.models.audio_cnn import audio_cnn
 
 WINDOW = 10

@@ -7,6 +7,7 @@ import pytest
 
 from diffstride.data import arrays, augment, dataset, synthetic
 from diffstride.data.arrays import from_arrays
+from diffstride.data.clip_windows import from_clips
 from diffstride.data.clips import collect
 from diffstride.data.dataset import (
     Batches,
@@ -16,7 +17,6 @@ from diffstride.data.dataset import (
     validate_batching,
 )
 from diffstride.data.multi_task import multi_task
-from diffstride.data.windows import from_clips
 
 
 @pytest.mark.parametrize("module", [arrays, augment, dataset, synthetic])

@@ -6,8 +6,8 @@ import pytest
 from data_audio_test import NAMES, WINDOW, clips, dataset, integers, same
 
 from diffstride.data import sampling
+from diffstride.data.clip_windows import from_clips
 from diffstride.data.clips import collect
-from diffstride.data.windows import from_clips
 
 
 def tagged(labels, names=NAMES, length=WINDOW):

@@ -19,7 +19,7 @@ from diffstride.training import (
     processes,
     trainer,
 )
-from diffstride.training.checkpoints import Checkpoints
+from diffstride.training.checkpoint_files import Checkpoints
 
 on_jax = pytest.mark.skipif(
     keras.backend.backend() != "jax", reason="needs the JAX backend"

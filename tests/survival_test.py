@@ -14,7 +14,7 @@ import pytest
 import tiny
 
 from diffstride.training import trainer
-from diffstride.training.checkpoints import Checkpoints, restore_model
+from diffstride.training.checkpoint_files import Checkpoints, restore_model
 
 EPOCHS, STEPS = 3, 6
 # Those of a run that nothing interrupts are others.

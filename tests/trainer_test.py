@@ -17,7 +17,7 @@ from diffstride.training import (
     schedules,
     trainer,
 )
-from diffstride.training.checkpoints import Checkpoints
+from diffstride.training.checkpoint_files import Checkpoints
 from diffstride.training.workdir import ConfigError, Configuration
 
 

@@ -2,6 +2,7 @@
 
 from absl import logging
 
+from diffstride.data.clip_windows import from_clips
 from diffstride.data.clips import collect
 from diffstride.data.dataset import Dataset
 from diffstride.data.manifest import (
@@ -13,7 +14,6 @@ from diffstride.data.manifest import (
     read_sounds,
 )
 from diffstride.data.tfds_clips import TFDSClips
-from diffstride.data.windows import from_clips
 from diffstride.types import FilePath
 
 _LABELS = {"nsynth": "instrument/family"}

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from diffstride.data.clip_windows import vary_early
 from diffstride.data.dataset import Batches, Dataset, batch_shapes
-from diffstride.data.windows import vary_early
 
 
 def multi_task(

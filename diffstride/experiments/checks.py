@@ -7,7 +7,7 @@ import sys
 
 from diffstride.experiments.errors import SweepError
 
-CHECK = ("-m", "diffstride.check")
+CHECK = ("-m", "diffstride.check_runs")
 MOST_NAMED = 5
 
 

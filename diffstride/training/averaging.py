@@ -7,7 +7,7 @@ def average_checkpoints(checkpoints, count=None):
     """Averages the weights after each of the latest epochs.
 
     Args:
-        checkpoints: a `diffstride.training.checkpoints.Checkpoints`.
+        checkpoints: a `diffstride.training.checkpoint_files.Checkpoints`.
         count: integer. How many to average. Defaults to as many as are kept
             (`keep_checkpoints` of the trainer), not counting an earlier best.
 

@@ -13,7 +13,7 @@ from diffstride.analysis.learned_layers import learned_layers
 from diffstride.analysis.operations import layer_costs
 from diffstride.analysis.resolution import resolution
 from diffstride.training import processes
-from diffstride.training.checkpoints import write_atomically
+from diffstride.training.checkpoint_files import write_atomically
 
 
 class StopOnNaN(keras.callbacks.Callback):

@@ -8,7 +8,7 @@ from absl import logging
 from diffstride.analysis.resolution import learned_strides
 from diffstride.training import plots, processes
 from diffstride.training.averaging import average_checkpoints
-from diffstride.training.checkpoints import restore_model, write_atomically
+from diffstride.training.checkpoint_files import restore_model, write_atomically
 
 
 def evaluate(run, which):

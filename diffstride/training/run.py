@@ -8,12 +8,12 @@ from absl import logging
 from diffstride.analysis.resolution import learned_strides
 from diffstride.training import callbacks as callbacks_lib
 from diffstride.training import one_fit, processes
-from diffstride.training.checkpointing import (
+from diffstride.training.checkpoint_callback import (
     Checkpointing,
     Progress,
     is_to_be_small,
 )
-from diffstride.training.checkpoints import Checkpoints
+from diffstride.training.checkpoint_files import Checkpoints
 from diffstride.validation import ConfigError
 
 

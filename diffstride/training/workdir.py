@@ -8,7 +8,7 @@ import socket
 
 from absl import logging
 
-from diffstride.training.checkpoints import write_atomically
+from diffstride.training.checkpoint_files import write_atomically
 from diffstride.validation import ConfigError
 
 

@@ -1,12 +1,12 @@
 """When a run is saved, and what callbacks remember."""
 
-import checkpoints_test
+import checkpoint_files_test
 import keras
 import numpy as np
 import pytest
 
-from diffstride.training.checkpointing import Checkpointing, Progress
-from diffstride.training.checkpoints import Checkpoints
+from diffstride.training.checkpoint_callback import Checkpointing, Progress
+from diffstride.training.checkpoint_files import Checkpoints
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def checkpoints(tmp_path):
 
 
 def test_weights_that_are_not_finite_are_not_saved(checkpoints, caplog):
-    model = checkpoints_test.built_model()
+    model = checkpoint_files_test.built_model()
     checkpointing = Checkpointing(
         checkpoints,
         Progress(),
@@ -54,7 +54,7 @@ def test_callbacks_remember(checkpoints):
             asked_to_end=lambda: None,
             callbacks=(stopping, plateau),
         )
-        model = checkpoints_test.built_model()
+        model = checkpoint_files_test.built_model()
         plateau.mode = "min"
         loaded = checkpoints.load()
         if loaded:

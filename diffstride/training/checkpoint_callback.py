@@ -10,7 +10,7 @@ from absl import logging
 from keras import ops
 
 from diffstride.training import processes
-from diffstride.training.checkpoints import (
+from diffstride.training.checkpoint_files import (
     model_arrays,
     restore_model,
     to_numpy,

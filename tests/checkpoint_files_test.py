@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tiny
 
-from diffstride.training import checkpoints as checkpoints_lib
-from diffstride.training.checkpoints import Checkpoints
+from diffstride.training import checkpoint_files as checkpoints_lib
+from diffstride.training.checkpoint_files import Checkpoints
 
 
 @pytest.fixture
