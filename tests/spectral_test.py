@@ -1,6 +1,7 @@
 """Operators, against NumPy's Fourier transforms."""
 
 import gradients
+import keras
 import numpy as np
 import pytest
 import spectral_reference as reference
@@ -125,3 +126,27 @@ def test_phases_of_tables_are_exact(size):
     )
     expected = np.outer(np.arange(size), frequencies) % size
     np.testing.assert_array_equal(found, expected)
+
+
+def test_jax_on_a_cpu_takes_transforms_earlier(monkeypatch):
+    def is_long(size):
+        weights = windows.crop_weights(size // 2)
+        return spectral._is_long(
+            spectral.axis_filter(weights, size, size // 2, "forward", "width"),
+            is_signal=True,
+        )
+
+    for backend, device, expected in [
+        ("jax", "cpu:0", [False, True, True]),
+        ("jax", "gpu:0", [False, False, True]),
+        ("tensorflow", "CPU:0", [False, False, True]),
+    ]:
+        monkeypatch.setattr(keras.backend, "backend", lambda b=backend: b)
+        monkeypatch.setattr(
+            keras.distribution, "list_devices", lambda d=device: [d]
+        )
+        limit = spectral._matrix_entries()
+        monkeypatch.undo()
+        monkeypatch.setattr(spectral, "_matrix_entries", lambda n=limit: n)
+        assert [is_long(size) for size in (128, 256, 1024)] == expected
+        monkeypatch.undo()

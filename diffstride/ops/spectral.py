@@ -44,8 +44,11 @@ from diffstride.ops.scalars import float32, int32, is_number, numpy_or_ops
 from diffstride.ops.windows import Weights
 
 # Above this many entries a matrix, which has to be built at every step, costs
-# more than Fourier transforms do: at about 700 points and a stride of two.
-MATRIX_ENTRIES = 250_000
+# more than Fourier transforms do: at about 630 points and a stride of two. JAX
+# on a CPU copies the matrix for each example (see `apply_matrix`), so that its
+# limit is at 180 points.
+MATRIX_ENTRIES = 200_000
+MATRIX_ENTRIES_JAX_CPU = 16_000
 
 # Up to this many points two large products are faster than five smaller ones.
 SMALL_SIZE = 32
@@ -145,11 +148,20 @@ def _apply_real(x, axis_filter, axis, sine=False, is_signal=False):
 def _is_long(axis_filter, is_signal):
     sizes = axis_filter.in_size, axis_filter.out_size
     if all(map(is_number, sizes)):
-        return sizes[0] * sizes[1] > MATRIX_ENTRIES
+        return sizes[0] * sizes[1] > _matrix_entries()
     # Sizes that only the running graph knows.
     if is_number(sizes[0]):
-        return sizes[0] ** 2 / 2 > MATRIX_ENTRIES
+        return sizes[0] ** 2 / 2 > _matrix_entries()
     return is_signal
+
+
+def _matrix_entries():
+    if keras.backend.backend() == "jax":
+        # JAX lists accelerators alone, if there are any.
+        device, *_ = keras.distribution.list_devices()
+        if device.lower().startswith("cpu"):
+            return min(MATRIX_ENTRIES, MATRIX_ENTRIES_JAX_CPU)
+    return MATRIX_ENTRIES
 
 
 def cosine_matrix(axis_filter):
