@@ -76,11 +76,14 @@ class Format(typing.NamedTuple):
     file: str
     modules: tuple
     run: typing.Callable
+    oldest_keras: tuple = (3, 8)
 
 
 FORMATS = {
     "saved_model": Format("tf_saved_model", "saved_model", (), run_saved_model),
-    "litert": Format("litert", "model.tflite", ("ai_edge_litert",), run_litert),
+    "litert": Format(
+        "litert", "model.tflite", ("ai_edge_litert",), run_litert, (3, 13)
+    ),
     "onnx": Format(
         "onnx", "model.onnx", ("onnx", "tf2onnx", "onnxruntime"), run_onnx
     ),
@@ -103,6 +106,12 @@ def find_model(path):
     return file
 
 
+def is_beyond_keras(wanted):
+    """Whether the installed Keras is too old to write a format."""
+    installed = tuple(map(int, keras.version().split(".")[:2]))
+    return installed < wanted.oldest_keras
+
+
 def check_packages(formats):
     for name in formats:
         missing = [
@@ -114,6 +123,13 @@ def check_packages(formats):
             raise ExportError(
                 f"`formats` has '{name}', which needs {', '.join(missing)}: "
                 'install it with `pip install "diffstride[export]"`'
+            )
+        if is_beyond_keras(FORMATS[name]):
+            oldest = ".".join(map(str, FORMATS[name].oldest_keras))
+            raise ExportError(
+                f"`formats` has '{name}', which needs Keras {oldest}: upgrade "
+                "Keras, or name other formats. Received: Keras "
+                f"{keras.version()}"
             )
     if keras.backend.backend() != "tensorflow":
         raise ExportError(

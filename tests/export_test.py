@@ -17,6 +17,10 @@ from diffstride.models.resnet import Resnet
 for module in ("ai_edge_litert", "onnx", "onnxruntime", "tf2onnx"):
     pytest.importorskip(module)
 pytestmark = pytest.mark.tensorflow
+needs_litert = pytest.mark.skipif(
+    script.is_beyond_keras(script.FORMATS["litert"]),
+    reason="This Keras does not write LiteRT.",
+)
 
 
 def trained(model):
@@ -52,6 +56,7 @@ def check(report):
         assert row["difference"] < 1e-4 * max(1, report["largest_output"])
 
 
+@needs_litert
 def test_a_resnet_from_the_work_directory_of_a_run(tmp_path, capsys):
     model = trained(
         Resnet(
@@ -82,6 +87,7 @@ def test_a_resnet_from_the_work_directory_of_a_run(tmp_path, capsys):
         assert row["bytes"] > 1000
 
 
+@needs_litert
 def test_an_audio_model_of_two_tasks_and_clips_of_any_length(tmp_path):
     model = trained(
         audio_cnn(
@@ -129,6 +135,7 @@ def test_a_difference_over_the_tolerance_is_reported(
     assert script.main([*arguments, "--tolerance", "0.2"]) == 0
 
 
+@needs_litert
 def test_a_format_that_fails_is_named_and_the_others_are_written(
     tmp_path, capsys, monkeypatch
 ):
@@ -155,6 +162,15 @@ def test_a_format_that_fails_is_named_and_the_others_are_written(
     assert rows["litert"]["difference"] < 1e-5
 
 
+def test_keras_of_before_litert_is_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(keras, "version", lambda: "3.9.2")
+    assert script.main([saved(tiny(), tmp_path), "--formats", "litert"]) == 2
+    error = capsys.readouterr().err
+    assert "'litert', which needs Keras 3.13" in error
+    assert "Received: Keras 3.9.2" in error
+
+
+@needs_litert
 def test_constants_beside_the_weights_are_no_inputs(tmp_path):
     normalization = keras.layers.Normalization()
     normalization.adapt(np.random.default_rng(0).normal(size=(8, 12, 12, 2)))
