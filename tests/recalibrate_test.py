@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from keras.ops import convert_to_numpy
 
 from diffstride import recalibrate
 
@@ -27,16 +28,18 @@ def images(size=12):
 def test_one_batch_gives_its_own_statistics():
     model, x = network(), images()
     assert recalibrate(model, x) == 1
-    hidden = np.asarray(model.layers[0](x))
+    hidden = convert_to_numpy(model.layers[0](x))
     mean, variance = (
-        np.asarray(model.layers[1].moving_mean),
-        np.asarray(model.layers[1].moving_variance),
+        convert_to_numpy(model.layers[1].moving_mean),
+        convert_to_numpy(model.layers[1].moving_variance),
     )
     np.testing.assert_allclose(mean, hidden.mean((0, 1, 2)), rtol=1e-4)
     np.testing.assert_allclose(variance, hidden.var((0, 1, 2)), rtol=1e-3)
-    trained = np.asarray(model(x, training=True))
+    trained = convert_to_numpy(model(x, training=True))
     recalibrate(model, x)
-    np.testing.assert_allclose(model(x), trained, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(
+        convert_to_numpy(model(x)), trained, rtol=1e-3, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("form", ["array", "list", "dataset"])
@@ -55,8 +58,8 @@ def test_several_batches_are_averaged(form):
     }[form]
     model = network()
     assert recalibrate(model, data, batch_size=4) == 3
-    hidden = np.asarray(model.layers[0](images()))
-    mean = np.asarray(model.layers[1].moving_mean)
+    hidden = convert_to_numpy(model.layers[0](images()))
+    mean = convert_to_numpy(model.layers[1].moving_mean)
     np.testing.assert_allclose(mean, hidden.mean((0, 1, 2)), rtol=1e-4)
     assert model.layers[1].momentum == 0.9
     assert recalibrate(model, data, batch_size=4, batches=2) == 2
