@@ -1,0 +1,75 @@
+"""What the package offers has types."""
+
+import inspect
+import pathlib
+import pkgutil
+import re
+import typing
+
+import keras
+import pytest
+
+import diffstride
+
+API = pathlib.Path(__file__).parents[1] / "docs" / "api"
+# Modules whose functions and constructors have no types yet.
+WITHOUT_TYPES = {
+    "diffstride.layers.base_pooling",
+    "diffstride.models.residual_layer",
+    "diffstride.models.resnet_block",
+    "diffstride.surgery.learn_strides",
+    "diffstride.surgery.to_integer_strides",
+}
+
+
+def is_offered(name, value, module):
+    return (
+        not name.startswith("_")
+        and (inspect.isroutine(value) or inspect.isclass(value))
+        and value.__module__ == module.__name__
+    )
+
+
+def offered():
+    """All classes and functions of `__all__` and of the reference."""
+    found = {name: getattr(diffstride, name) for name in diffstride.__all__}
+    pages = "\n".join(path.read_text() for path in API.glob("*.md"))
+    for path in re.findall(r"^::: (\S+)", pages, re.MULTILINE):
+        value = pkgutil.resolve_name(path)
+        if not inspect.ismodule(value):
+            found[path] = value
+            continue
+        for name, member in vars(value).items():
+            if is_offered(name, member, value):
+                found[f"{path}.{name}"] = member
+    return found
+
+
+def constructor(value):
+    return value.__init__ if inspect.isclass(value) else value
+
+
+@pytest.mark.parametrize("name", sorted(offered()))
+def test_every_parameter_has_a_type(name):
+    function = constructor(offered()[name])
+    if not inspect.isfunction(function) or not function.__module__.startswith(
+        "diffstride"
+    ):
+        pytest.skip("The constructor is that of a base class elsewhere.")
+    if function.__module__ in WITHOUT_TYPES:
+        pytest.skip("The module has no types yet.")
+    missing = [
+        parameter.name
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.kind
+        not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        and parameter.annotation is parameter.empty
+        and parameter.name != "self"
+    ]
+    assert not missing
+
+
+def test_types_say_what_comes_back():
+    hints = typing.get_type_hints(diffstride.freeze)
+    assert hints["return"] is keras.Model
+    assert hints["model"] is keras.Model
