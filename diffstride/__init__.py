@@ -31,6 +31,7 @@ from diffstride.models import (  # noqa: F401
     audio_tagger,
     residual,
 )
+from diffstride.surgery.conversion_summary import conversion_summary
 from diffstride.surgery.freeze import freeze
 from diffstride.surgery.learn_strides import learn_strides
 from diffstride.surgery.recalibrate import recalibrate
@@ -40,6 +41,7 @@ from diffstride.training import (  # noqa: F401
     schedules,
 )
 from diffstride.training.average_precision import MeanAveragePrecision
+from diffstride.training.fade_aliasing import FadeAliasing
 from diffstride.training.macs_budget import MacsBudget
 from diffstride.training.refresh_sizes import RefreshSizes
 from diffstride.training.stride_history import StrideHistory
@@ -64,6 +66,7 @@ __all__ = [
     "DiffStride",
     "DiffStride1D",
     "DiffStride3D",
+    "FadeAliasing",
     "FixedSpectralPooling",
     "FixedSpectralPooling1D",
     "FixedSpectralPooling3D",
@@ -75,6 +78,7 @@ __all__ = [
     "SpecAugment",
     "StrideConstraint",
     "StrideHistory",
+    "conversion_summary",
     "freeze",
     "learn_strides",
     "recalibrate",

@@ -82,6 +82,20 @@ def check_smoothness_factor(value):
         )
 
 
+def check_aliasing(value, is_symmetric):
+    if not is_number(value) or not 0 <= value <= 1:
+        raise ValueError(
+            "`aliasing` must be a number from 0 to 1. "
+            f"Received: aliasing={value!r}"
+        )
+    if value and not is_symmetric:
+        raise ValueError(
+            "`aliasing` needs a symmetric window: use `ramp='inside'` or "
+            f"`symmetric=True`. Received: aliasing={value!r}"
+        )
+    return float(value)
+
+
 def check_size_multiple(value):
     is_integer = isinstance(value, numbers.Integral) and value is not True
     if not is_integer or value < 1 or (value > 1 and value % 2):

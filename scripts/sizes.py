@@ -28,15 +28,16 @@ from diffstride.analysis.operations import layer_costs
 
 def poolings(smoothness_factors):
     """Ways of downsampling, by the name of a row or column."""
-    ways = {"spectral pooling": FixedSpectralPooling}
-    for ramp in ("inside", "outside"):
-        for factor in smoothness_factors:
-            ways[f"{ramp}, R = {factor:g}"] = functools.partial(
-                DiffStride,
-                smoothness_factor=factor,
-                ramp=ramp,
-                static_sizes=True,
-            )
+    diffstride = functools.partial(DiffStride, static_sizes=True)
+    ways = {
+        "spectral pooling": FixedSpectralPooling,
+        # R makes no difference to the size.
+        "inside": functools.partial(diffstride, ramp="inside"),
+    }
+    for factor in smoothness_factors:
+        ways[f"outside, R = {factor:g}"] = functools.partial(
+            diffstride, smoothness_factor=factor
+        )
     return ways
 
 

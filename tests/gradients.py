@@ -69,7 +69,8 @@ def layer_function(layer):
 
     def function(x, strides):
         x = keras.ops.cast(x, layer.compute_dtype)
-        return layer.stateless_call([strides], [], x)[0]
+        others = [v.value for v in layer.non_trainable_variables]
+        return layer.stateless_call([strides], others, x)[0]
 
     return function
 

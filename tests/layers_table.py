@@ -86,6 +86,12 @@ ROWS = {
         {**STRIDES, "shared_stride": True, "ramp": "inside"},
         IMAGE,
     ),
+    "DiffStride aliasing": Row(
+        DiffStride,
+        {"strides": 1.5, "ramp": "inside", "aliasing": 0.5},
+        IMAGE,
+        trains=True,
+    ),
     "DiffStride1D": Row(DiffStride1D, STRIDES, (24, 3)),
     "DiffStride3D": Row(DiffStride3D, STRIDES, (6, 8, 8, 2)),
     "FixedSpectralPooling": Row(FixedSpectralPooling, {"strides": 1.5}, IMAGE),

@@ -68,7 +68,8 @@ def test_keras_applications(name):
     assert len(strides) == count
     assert strides[one_of_them] == [2.0, 2.0]
     assert learned.output_shape == model.output_shape
-    assert learned.count_params() == model.count_params() + 2 * count
+    # Two strides and the aliasing.
+    assert learned.count_params() == model.count_params() + 3 * count
 
     x = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3))
     # The way back, with weights and all.
@@ -77,7 +78,12 @@ def test_keras_applications(name):
     np.testing.assert_allclose(
         outputs(restored, x), expected, atol=1e-6 * np.abs(expected).max()
     )
+    np.testing.assert_allclose(
+        outputs(learned, x), expected, atol=1e-5 * np.abs(expected).max()
+    )
 
+    for layer in learned_layers(learned):
+        layer.aliasing.assign(0.3)
     set_strides(learned, (1.7, 2.4))
     expected = outputs(learned, x)
     np.testing.assert_allclose(
@@ -109,6 +115,130 @@ def test_keras_applications_compiled(name):
     x = images(2, 45, 38, 3)
     learned.train_on_batch(x, np.ones((2, learned.output_shape[-1])))
     assert np.isfinite(learned.predict(x, verbose=0)).all()
+
+
+@pytest.mark.parametrize("size", [16, 17])
+def test_a_converted_model_computes_what_it_did(size):
+    inputs = keras.Input((size, size, 3))
+    x = conv(2, "a", activation="gelu")(inputs)
+    ends = [
+        layers.AveragePooling2D(3, 3, padding="same")(x),
+        conv(3, "b", padding="valid", kernel_size=2)(x),
+    ]
+    x = layers.GlobalMaxPooling2D()(layers.Concatenate()(ends))
+    model = keras.Model(inputs, x)
+    learned = learn_strides(model)
+    x = images(2, size, size, 3)
+    expected = outputs(model, x)
+    np.testing.assert_allclose(outputs(learned, x), expected, atol=1e-5)
+    np.testing.assert_allclose(outputs(freeze(learned), x), expected, atol=1e-5)
+    # Without the aliasing it is another network.
+    for layer in learned_layers(learned):
+        layer.aliasing.assign(0)
+    assert np.abs(outputs(learned, x) - expected).max() > 0.1
+
+
+@pytest.mark.parametrize("size", [16, 15])
+@pytest.mark.parametrize("modern", [False, True])
+def test_a_converted_resnet_computes_what_it_did(modern, size):
+    options = {"stem_slot": False, "downsample_identity": True}
+    model = Resnet(
+        filters=2,
+        strides=(2, 3) if modern else (1, 2, 3),
+        num_layers=2,
+        input_shape=(size, size, 3),
+        **(options if modern else {}),
+    )
+    x = images(2, size, size, 3)
+    expected = outputs(model, x)
+    learned = learn_strides(model)
+    np.testing.assert_allclose(outputs(learned, x), expected, atol=1e-5)
+    integer = to_integer_strides(learned)
+    np.testing.assert_allclose(outputs(integer, x), expected, atol=1e-6)
+    before = learn_strides(model, pooling_order="before")
+    assert count_macs(model) < count_macs(before) < count_macs(learned)
+
+
+def two_stages():
+    """A stem, and a residual block of two branches that downsample."""
+    inputs = keras.Input((32, 32, 3))
+    x = conv(2, "stem", activation="relu")(inputs)
+    main = conv(1, "main2")(conv(2, "main1", activation="relu")(x))
+    shortcut = conv(2, "shortcut", kernel_size=1)(x)
+    x = layers.GlobalMaxPooling2D()(layers.Add()([main, shortcut]))
+    return keras.Model(inputs, x)
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        ["main1", "shortcut"],
+        "main1",
+        ["shortcut"],
+        lambda layer: layer.kernel_size == (1, 1),
+    ],
+    ids=str,
+)
+def test_some_layers_learn_and_their_branches_with_them(where):
+    model = two_stages()
+    learned = learn_strides(model, where=where)
+    assert strides_of(learned) == {"main1_stride": [2.0, 2.0]}
+    assert learned.get_layer("stem").strides == (2, 2)
+    x = images(2, 32, 32, 3)
+    np.testing.assert_allclose(
+        outputs(learned, x), outputs(model, x), atol=1e-5
+    )
+
+
+def test_layers_that_are_not_there_are_an_error():
+    model = two_stages()
+    with pytest.raises(ValueError, match="such as main1. Received: 'mian1'"):
+        learn_strides(model, where=["mian1"])
+    with pytest.raises(ValueError, match="such as stem, main1, shortcut"):
+        learn_strides(model, where=["block"])
+    with pytest.raises(ValueError, match="at least one .*: stem, main1"):
+        learn_strides(model, where=lambda layer: False)
+    with pytest.raises(ValueError, match="`pooling_order` must be one of"):
+        learn_strides(model, pooling_order="between")
+
+
+def test_pooling_before_convolutions():
+    model = two_stages()
+    learned = learn_strides(model, pooling_order="before")
+    set_strides(learned, (1.6, 2.5))
+    x = images(2, 32, 32, 3)
+
+    # Written out by hand: the stem and the first convolution read a map that
+    # begins one point later, as their windows did.
+    def layer(name):
+        return learned.get_layer(name)
+
+    def shifted(x):
+        return np.pad(x[:, 1:, 1:], ((0, 0), (0, 1), (0, 1), (0, 0)))
+
+    small = layer("stem_stride")(shifted(x))
+    small = ops.convert_to_numpy(layer("stem")(small))
+    assert small.shape == (2, 20, 13, 4)
+    main = layer("main1")(layer("main1_stride")(shifted(small)))
+    assert main.shape[1:3] == (13, 5)
+    expected = layer("main2")(main) + layer("shortcut")(
+        layer("main1_stride")(small)
+    )
+    expected = ops.convert_to_numpy(ops.max(expected, axis=(1, 2)))
+    np.testing.assert_allclose(outputs(learned, x), expected, atol=1e-5)
+
+
+def test_pooling_before_costs_what_strides_cost():
+    inputs = keras.Input((64, 64, 8))
+    x = conv(2, "a", kernel_size=1)(inputs)
+    x = layers.Add()([conv(2, "b", kernel_size=1)(inputs), x])
+    x = layers.GlobalMaxPooling2D()(conv(1, "c")(x))
+    model = keras.Model(inputs, x)
+    learned = learn_strides(model, pooling_order="before")
+    # One map serves both convolutions.
+    assert list(strides_of(learned)) == ["b_stride"]
+    spectral = (64 * 64 * 32 + 64 * 32 * 32) * 8
+    assert count_macs(learned) == count_macs(model) + spectral
 
 
 def test_branches_that_meet_share_their_strides():
@@ -247,7 +377,9 @@ def test_the_way_there_and_back_is_the_same_network(name, size, arguments):
     assert len(learned_layers(learned)) == 5
     x = images(2, size, size, 3)
     expected = outputs(model, x)
-    assert outputs(learned, x).shape == expected.shape
+    np.testing.assert_allclose(
+        outputs(learned, x), expected, atol=1e-5 * np.abs(expected).max()
+    )
     integer = to_integer_strides(learned)
     np.testing.assert_allclose(
         outputs(integer, x), expected, atol=1e-6 * np.abs(expected).max()
@@ -349,13 +481,15 @@ def test_pooling_keeps_constants(layer):
 def test_padding_that_is_the_same_without_strides_needs_no_layer():
     body = conv(2, "a", kernel_size=5), conv(2, "b", kernel_size=2)
     # Of 16 points, five are read from 1 before on, and two from where they are.
-    # Of 15 points, three are read from 1 before on, as without strides.
+    # Of 15 points in steps of 3, three are read from the first on.
     assert "a_padding" in {x.name for x in learn_strides(network(*body)).layers}
     assert "b_padding" not in {
         x.name for x in learn_strides(network(*body)).layers
     }
-    odd = learn_strides(network(conv(2, "c"), shape=(15, 15, 1)))
-    assert [layer.name for layer in odd.layers[1:]] == ["c", "c_stride"]
+    odd = learn_strides(
+        network(conv(1, "d"), conv(3, "c", kernel_size=1), shape=(15, 15, 1))
+    )
+    assert [layer.name for layer in odd.layers[1:]] == ["d", "c", "c_stride"]
 
 
 def test_an_activation_comes_after_the_stride():

@@ -408,13 +408,14 @@ def test_strides_are_rounded(family):
     assert count_macs(rounded) < count_macs(model)
 
 
-def test_a_converted_network_keeps_its_order():
+@pytest.mark.parametrize("order", ["after", "before"])
+def test_a_converted_network_has_the_order_that_was_asked_for(order):
     strided = TINY["resnet"](strides=(1, 2, 2), pooling_order="before")
-    converted = learn_strides(strided)
+    converted = learn_strides(strided, pooling_order=order)
     for name in ("block1", "block2"):
         (layer,) = converted.get_layer(name).layers
         assert isinstance(layer.pooling, DiffStride)
-        assert layer.pooling_order == "before"
+        assert layer.pooling_order == order
 
 
 def test_the_order_of_a_slot_by_itself():

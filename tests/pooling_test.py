@@ -211,6 +211,9 @@ def test_graph_of_unknown_sizes_in_1d_and_3d(symmetric):
         ((32,), (2.21,), {"ramp": "inside", "data_format": "channels_first"}),
         ((4, 7, 8), (1.0, 1.37, 2.21), {"smoothness_factor": 1}),
         ((4, 6, 5), (1.37, 1.0, 2.21), {"symmetric": True, "norm": "ortho"}),
+        ((17, 12), (1.37, 2.21), {"ramp": "inside", "aliasing": 0.4}),
+        ((16, 9), (2.0, 1.37), {"symmetric": True, "aliasing": 0.7}),
+        ((33,), (2.21,), {"ramp": "inside", "aliasing": 0.1, "norm": "ortho"}),
     ],
 )
 def test_static_sizes_match_reference(sizes, strides, options):
@@ -219,8 +222,76 @@ def test_static_sizes_match_reference(sizes, strides, options):
         static_sizes=True,
         **options,
     )
-    options = {"smoothness_factor": 4, **options}
+    options = {"smoothness_factor": layer.smoothness_factor, **options}
     check(static_run(layer), sizes, strides, **options)
+
+
+@pytest.mark.tensorflow
+def test_aliasing_in_a_graph_of_unknown_sizes_matches_reference():
+    options = {"ramp": "inside", "aliasing": 0.4}
+    layer = DiffStride(smoothness_factor=1, **options)
+    run = dynamic_run(layer)
+    for sizes in [(8, 7), (33, 16), (5, 64)]:
+        for strides in STRIDES[:-1]:
+            check(run, sizes, strides, 1, **options)
+
+
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+def test_full_aliasing_is_subsampling(data_format):
+    x = gradients.random((2, 12, 15, 3))
+    for norm, gain in [("forward", 1), ("backward", 6), ("ortho", 6**0.5)]:
+        layer = DiffStride(
+            (2, 3),
+            aliasing=1,
+            ramp="inside",
+            norm=norm,
+            data_format=data_format,
+        )
+        if data_format == "channels_last":
+            found = ops.convert_to_numpy(layer(x))
+        else:
+            found = to_last(layer(to_first(x)))
+        np.testing.assert_allclose(found, gain * x[:, ::2, ::3], atol=1e-5)
+
+
+def test_aliasing_scales_the_gradient_of_the_strides():
+    x, upstream = gradients.random((1, 16, 2)), gradients.random((1, 8, 2))
+    slopes = []
+    for aliasing in (0.0, 0.25, 1.0):
+        layer = DiffStride1D(
+            1.9, 2, ramp="inside", aliasing=aliasing, static_sizes=True
+        )
+        _, (_, slope) = static_run(layer)(x, (1.9,), upstream)
+        slopes.append(float(slope[0]))
+    assert abs(slopes[0]) > 1e-3
+    np.testing.assert_allclose(slopes[1:], [0.75 * slopes[0], 0], rtol=1e-4)
+
+
+def test_wrong_aliasing_is_an_error():
+    for value in (-0.1, 1.1, float("nan"), "1", None):
+        with pytest.raises(ValueError, match="`aliasing` must be a number"):
+            DiffStride(ramp="inside", aliasing=value)
+    with pytest.raises(ValueError, match="`aliasing` needs a symmetric window"):
+        DiffStride(aliasing=0.5)
+
+
+@pytest.mark.parametrize("smoothness_factor", [None, 1, 2])
+def test_strides_inside_learn_at_every_size_and_stride(smoothness_factor):
+    for size in (2, 3, 4, 5, 7, 8, 13, 16):
+        x = gradients.random((1, size, 4), seed=size)
+        for stride in np.linspace(1, size / 2, 7):
+            layer = DiffStride1D(
+                stride,
+                smoothness_factor,
+                ramp="inside",
+                norm="forward",
+                static_sizes=True,
+            )
+            points = layer.compute_output_shape(x.shape)[1]
+            assert abs(points - size / stride) <= 0.5
+            upstream = gradients.random((1, points, 4))
+            _, (_, slope) = static_run(layer)(x, (stride,), upstream)
+            assert abs(float(slope[0])) > 1e-7
 
 
 @pytest.mark.parametrize("sizes", [(31,), (32,), (5, 6, 7)])
@@ -367,7 +438,7 @@ def test_without_cropping_the_spectrum_is_padded_with_zeros(options):
     height, width = y.shape[1:3]
     assert height < 12 and width < 16
     padded = np.zeros((1, 12, 9, 2), complex)
-    rows = np.r_[: height // 2, 12 - height // 2 : 12]
+    rows = np.r_[: (height + 1) // 2, 12 - height // 2 : 12]
     padded[:, rows, : width // 2 + 1] = np.fft.rfft2(y, axes=(1, 2))
     found = gradients.apply(
         DiffStride((2.2, 1.9), 2, cropping=False, **options), x
@@ -378,6 +449,13 @@ def test_without_cropping_the_spectrum_is_padded_with_zeros(options):
         # A real transform back looks at the real part alone of the first and
         # the last frequency, and the window of the release is not symmetric.
         found, padded = (z[:, :, 1 : width // 2] for z in (found, padded))
+    if options == {"ramp": "inside"}:
+        # Without cropping, what lies at the Nyquist frequency of the cropped
+        # map or beyond stays, too.
+        rows = np.r_[: (height + 1) // 2, 12 - (height - 1) // 2 : 12]
+        found, padded = (
+            z[:, rows, : (width + 1) // 2] for z in (found, padded)
+        )
     np.testing.assert_allclose(found, padded, atol=1e-4)
 
 

@@ -12,14 +12,11 @@ import numpy as np
 def stride_in_effect(size, stride, smoothness_factor, ramp="outside"):
     """The ramp stays inside a map that is larger than it.
 
-    A stride ends where the first frequency is the last of the pass band; with
-    the ramp inside, an odd size keeps a weight just above zero there.
+    A stride ends where the first frequency is the last of the pass band.
     """
     least, largest = 1, size / 2
     if ramp == "outside" and size > smoothness_factor:
         least = size / (size - smoothness_factor)
-    if ramp == "inside" and smoothness_factor and size % 2:
-        largest *= 1 - 1e-6
     return max(min(max(stride, least), largest), 1)
 
 
@@ -49,6 +46,12 @@ def release_positions(size):
 
 def kept(positions, size, stride, smoothness_factor, ramp="outside"):
     """Indices of the frequencies that the crop leaves, in order."""
+    if ramp == "inside":
+        # As many as size / stride, those nearest to zero.
+        count = int(np.floor(np.float32(size) / np.float32(stride) + 0.5))
+        count = max(count, 1)
+        k = frequencies(size)
+        return np.flatnonzero((k >= -(count // 2)) & (k <= (count - 1) // 2))
     return np.flatnonzero(
         mask(positions, size, stride, smoothness_factor, ramp) > 0
     )
@@ -97,6 +100,20 @@ def _axis_matrix(axis_mask, keep, size, out_size, half, norm):
     return np.fft.ifft(spectrum[:, keep], norm=norm).real.T
 
 
+def samples(size, out_size):
+    """Values of the trigonometric interpolant at equal distances."""
+    places = np.arange(out_size) * size / out_size
+    distances = places[:, None] - np.arange(size)
+    k = np.arange(1, (size + 1) // 2)
+    total = 1 + 2 * np.cos(2 * np.pi * k * distances[..., None] / size).sum(-1)
+    if size % 2 == 0:
+        # The Nyquist frequency as a cosine of the points of the input.
+        total += np.cos(np.pi * places)[:, None] * np.cos(
+            np.pi * np.arange(size)
+        )
+    return total / size
+
+
 class Reference:
     """A linear map from `(batch, *sizes, channels)`; calling it applies it."""
 
@@ -141,6 +158,7 @@ def diffstride(
     norm="backward",
     ramp="outside",
     crop_strides=None,
+    aliasing=0.0,
 ):
     """DiffStride at fixed sizes; `crop_strides` holds the crop of others."""
     rank = len(sizes)
@@ -174,9 +192,26 @@ def diffstride(
         keeps.append(keep)
         out_sizes.append(out_size)
         halves.append(half)
-    return Reference(
+    reference = Reference(
         tuple(sizes), masks, keeps, tuple(out_sizes), tuple(halves), norm
     )
+    if aliasing:
+        reference.matrices = [
+            aliasing * gain(*axis, norm) * samples(*axis)
+            + (1 - aliasing) * matrix
+            for axis, matrix in zip(
+                zip(sizes, out_sizes, strict=True),
+                reference.matrices,
+                strict=True,
+            )
+        ]
+    return reference
+
+
+def gain(size, out_size, norm):
+    """What a norm makes of a constant."""
+    factor = size / out_size
+    return {"backward": factor, "ortho": factor**0.5, "forward": 1}[norm]
 
 
 def fixed(sizes, strides, norm="backward"):

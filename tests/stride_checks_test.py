@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 from keras import layers
 
-from diffstride import DiffStride, FixedSpectralPooling, RefreshSizes
+from diffstride import (
+    DiffStride,
+    FadeAliasing,
+    FixedSpectralPooling,
+    RefreshSizes,
+)
 
 X = gradients.random((2, 8, 8, 2))
 
@@ -53,6 +58,23 @@ def test_static_sizes_without_the_callback():
     pooling = DiffStride(1.6, 2, name="pooling", static_sizes=True)
     (message,) = messages(*relu_and_average(), pooling=pooling)
     assert "`diffstride.RefreshSizes()`" in message
+
+
+def test_aliasing_that_stays_at_one():
+    def pooling(aliasing=1.0):
+        return DiffStride(2, ramp="inside", name="pooling", aliasing=aliasing)
+
+    def said(pooling, *callbacks):
+        return messages(
+            *relu_and_average(),
+            pooling=pooling,
+            callbacks=[RefreshSizes(), *callbacks],
+        )
+
+    (message,) = said(pooling())
+    assert "`diffstride.FadeAliasing(epochs=...)`" in message
+    assert said(pooling(), FadeAliasing(1)) == []
+    assert said(pooling(aliasing=0.5)) == []
 
 
 @pytest.mark.parametrize(

@@ -177,9 +177,29 @@ def test_output_size_counts_the_frequencies_kept(rule, ramp):
 
 def test_output_size_inside_is_size_over_stride():
     for size, stride in GRID:
-        expected = 2 * int(np.ceil(size / (2 * stride))) - size % 2
+        expected = max(int(np.floor(size / stride + 0.5)), 1)
         found = windows.output_size(size, stride, 4, "inside")
         assert found == min(expected, size)
+
+
+@pytest.mark.parametrize("in_size, out_size", [(8, 3), (8, 4), (9, 5), (1, 1)])
+def test_aliasing_blends_a_window_with_everything(in_size, out_size):
+    axis = in_size, out_size, in_size / out_size, 1, "inside", "symmetric"
+    bins = in_size // 2 + 1
+    window_alone = np.zeros(bins)
+    even = numpy(windows.window_weights(*axis).even)
+    window_alone[: len(even)] = even[:bins]
+    everything = np.full(bins, 2.0)
+    everything[0] = 1
+    if in_size % 2 == 0:
+        everything[-1] = 1
+    for aliasing in (0.0, 0.3, 1.0):
+        found = windows.window_weights(*axis, aliasing=aliasing)
+        np.testing.assert_allclose(
+            numpy(found.even),
+            aliasing * everything + (1 - aliasing) * window_alone,
+            atol=1e-6,
+        )
 
 
 def test_output_size_never_grows_with_the_stride():

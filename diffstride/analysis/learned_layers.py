@@ -6,7 +6,7 @@ import keras
 from keras import tree
 
 from diffstride.analysis import keras_graph
-from diffstride.layers.base_pooling import BaseDiffStride
+from diffstride.layers.base_diffstride import BaseDiffStride
 
 
 def learned_layers(model):

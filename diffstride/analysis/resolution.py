@@ -85,10 +85,15 @@ def summary(
         macs = f"{cost.macs:,}" if cost.macs else ""
         rows.append((cost.name, strides.get(cost.name, ""), shape, macs))
     rows.append(("Total", "", "", f"{sum(cost.macs for cost in costs):,}"))
+    print_table(rows, print_fn)
+
+
+def print_table(rows, print_fn):
+    """Prints rows of strings in columns, the last of them to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for *cells, macs in rows:
+    for *cells, last in rows:
         line = [f"{c:{w}}" for c, w in zip(cells, widths[:-1], strict=True)]
-        print_fn("  ".join([*line, f"{macs:>{widths[-1]}}"]))
+        print_fn("  ".join([*line, f"{last:>{widths[-1]}}"]))
 
 
 def _strides(layer):

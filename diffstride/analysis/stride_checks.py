@@ -12,6 +12,8 @@ import keras
 from diffstride.analysis import keras_graph
 from diffstride.layers import compiled_functions
 from diffstride.layers.base_pooling import BaseSpectralPooling
+from diffstride.layers.graph_sizes import in_another_thread
+from diffstride.layers.strides import as_floats
 
 _GLOBAL_AVERAGES = (
     keras.layers.GlobalAveragePooling1D,
@@ -50,7 +52,13 @@ def check_strides(layer, model):
     if layer in _checked or not (layer.trainable and layer.strides.trainable):
         return
     _checked.add(layer)
-    for check in (_check_sizes, _check_decay, _check_average, _check_flatten):
+    for check in (
+        _check_sizes,
+        _check_decay,
+        _check_average,
+        _check_flatten,
+        _check_aliasing,
+    ):
         message = check(layer, model)
         if message:
             warnings.warn(message, stacklevel=2)
@@ -97,6 +105,21 @@ def _check_average(layer, model):
         "into a global average without an activation in between, and the mean "
         "of a map does not depend on the strides. Put the activation of the "
         "convolution in front of the layer after the layer."
+    )
+
+
+def _check_aliasing(layer, model):
+    if layer.is_fading or not isinstance(layer.aliasing, keras.Variable):
+        return None
+    # This may run while a graph is built, which does not know the value. Under
+    # JAX nobody does, and what the layer was made with must do.
+    known = in_another_thread(as_floats, layer.aliasing)
+    if (known or (layer.get_config()["aliasing"],)) != (1.0,):
+        return None
+    return (
+        f"The strides of layer '{layer.name}' do not learn while its "
+        "`aliasing` is 1. Add `diffstride.FadeAliasing(epochs=...)` to the "
+        "callbacks of `fit`, or lower it by `layer.aliasing.assign(0)`."
     )
 
 

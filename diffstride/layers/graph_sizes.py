@@ -102,7 +102,7 @@ class GraphSizes:
             return
         strides = None if in_graph else as_floats(self._variable)
         if strides is None:
-            strides = _in_another_thread(as_floats, self._variable)
+            strides = in_another_thread(as_floats, self._variable)
         # A variable made in this graph has no value yet.
         if strides is not None:
             self.strides = strides
@@ -163,7 +163,7 @@ class GraphSizes:
             self.follow()
 
 
-def _in_another_thread(function, *args):
+def in_another_thread(function, *args):
     """Calls a function outside of the graph that this thread is building."""
     with concurrent.futures.ThreadPoolExecutor(1) as executor:
         return executor.submit(function, *args).result()

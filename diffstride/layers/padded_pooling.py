@@ -79,16 +79,25 @@ class PaddedPooling2D(keras.layers.Layer):
         self._axes = (first, first + 1)
 
     def call(self, inputs):
+        outside = self._pad_width(outside=True)
+        if not any(map(any, outside)):
+            return self._pool(inputs, self.strides)
+        # Windows beside the map repeat those that still touch it.
+        outputs = ops.pad(self._pool(inputs, (1, 1)), outside, "symmetric")
+        steps = [slice(None)] * 4
+        for axis, stride in zip(self._axes, self.strides, strict=True):
+            steps[axis] = slice(None, None, stride)
+        return outputs[tuple(steps)]
+
+    def _pool(self, inputs, strides):
+        """The values of all windows that touch the map."""
         pool = functools.partial(
             ops.max_pool if self.pool_mode == "max" else ops.average_pool,
             pool_size=self.pool_size,
-            strides=self.strides,
+            strides=strides,
             padding="valid",
             data_format=self.data_format,
         )
-        outside = self._pad_width(outside=True)
-        if any(map(any, outside)):
-            inputs = ops.pad(inputs, outside, "symmetric")
         pad_width = self._pad_width(outside=False)
         if self.pool_mode == "max":
             return pool(ops.pad(inputs, pad_width, constant_values=-math.inf))

@@ -12,10 +12,8 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
-from diffstride.layers.base_pooling import (
-    BaseDiffStride,
-    BaseFixedSpectralPooling,
-)
+from diffstride.layers.base_diffstride import BaseDiffStride
+from diffstride.layers.base_pooling import BaseFixedSpectralPooling
 from diffstride.layers.strides import StrideConstraint
 from diffstride.validation import (
     check_choice,
@@ -226,7 +224,10 @@ class DiffStride(BaseDiffStride):
         strides: number of 1 or more, or tuple of two. Initial strides of
             height and width.
         smoothness_factor: number of 0 or more. Length of the ramp of the
-            window, in frequencies. Without a ramp strides do not learn.
+            window, in frequencies. Without a ramp strides do not learn. A ramp
+            inside is never longer than the pass band; below 1, some of its
+            strides have no gradient. Defaults to 4 with `ramp="outside"`, as in
+            the release, and to 1 with `ramp="inside"`.
         cropping: whether to crop the spectrum. False filters only.
         trainable: whether the strides are trained. What a constructor says also
             decides on `static_sizes`, for good.
@@ -244,13 +245,21 @@ class DiffStride(BaseDiffStride):
         ramp: `"outside"` for a ramp that begins at the cut-off frequency, as
             published, which makes an output larger than `size / stride` by
             twice `smoothness_factor`; `"inside"` for one that ends there,
-            symmetric in any case, with an output of `size / stride`.
+            symmetric in any case, with an output of `size / stride`, rounded.
         static_sizes: whether sizes are constants of a graph, so that XLA can
             compile it. Defaults to True where it is needed: under JAX, and
             where the strides are not trained.
         size_multiple: even integer, or 1. Sizes are rounded up to a multiple of
             it, within the size of the input: fewer sizes, and so fewer
-            compilations, for some more points, which hold nothing new.
+            compilations, for some more points, which hold hardly more.
+        aliasing: number from 0 to 1. What weight the frequencies beyond the
+            window have; w on the ramp becomes `aliasing + (1 - aliasing) * w`.
+            With 1, the layer takes every second point at a stride of 2, as a
+            strided convolution does, and its strides have no gradient. A layer
+            made with more than 0 has the weight `layer.aliasing`, which is not
+            trained: set it, or let `diffstride.FadeAliasing` lower it. It needs
+            `ramp="inside"` or `symmetric=True`, and matrices for an axis of any
+            size, which take memory for some thousands of points.
 
     Input shape:
         `(batch, height, width, channels)` with `"channels_last"`,

@@ -6,13 +6,13 @@ from keras import ops
 
 
 def as_floats(strides):
-    """Strides as a tuple of floats, or None.
+    """Strides, or one number, as a tuple of floats, or None.
 
     It is None if only a running graph knows the strides, or if a training that
     went wrong left no finite ones: sizes do not follow these.
     """
     try:
-        values = ops.convert_to_numpy(strides)
+        values = np.ravel(ops.convert_to_numpy(strides))
     except Exception:  # Each backend raises an error of its own.
         return None
     return tuple(map(float, values)) if np.isfinite(values).all() else None

@@ -48,12 +48,11 @@ def convolution(filters, kernel_size, *, weight_decay, data_format, **kwargs):
     return keras.layers.Conv2D(
         filters,
         kernel_size,
-        padding="same",
         use_bias=False,
         data_format=data_format,
         kernel_initializer="he_normal",
         kernel_regularizer=decay(weight_decay),
-        **kwargs,
+        **{"padding": "same", **kwargs},
     )
 
 
@@ -103,6 +102,10 @@ class ResidualLayer(keras.layers.Layer):
             `activated_shortcut=True`, or with `pre_activation=False`, this map
             is pooled once for both paths. Without a pooling layer the value
             does not matter.
+        border: None, or two tuples of two: `((top, bottom), (left, right))`. So
+            many zeros around the input of the first convolution, in place of
+            those of `padding="same"`. `diffstride.learn_strides` sets it, so
+            that windows start where they started with strides.
 
     Input shape:
         `(batch, height, width, channels)`, or `(batch, channels, height,
@@ -133,6 +136,7 @@ class ResidualLayer(keras.layers.Layer):
         activated_shortcut=False,
         downsample_identity=False,
         pooling_order="after",
+        border=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -148,6 +152,7 @@ class ResidualLayer(keras.layers.Layer):
         self.activated_shortcut = activated_shortcut
         self.downsample_identity = downsample_identity
         self.pooling_order = pooling_slot.check_pooling_order(pooling_order)
+        self.border = border and tuple(map(tuple, border))
         self.input_spec = keras.layers.InputSpec(ndim=4)
 
         data_format = "channels_first" if channels_first else "channels_last"
@@ -172,7 +177,10 @@ class ResidualLayer(keras.layers.Layer):
             normalization, data_format, dtype=self.dtype_policy
         )
         self.convolution1 = convolve(
-            kernel_size, strides=convolution_strides, name="convolution1"
+            kernel_size,
+            strides=convolution_strides,
+            padding="same" if self.border is None else "valid",
+            name="convolution1",
         )
         self.convolution2 = convolve(kernel_size, name="convolution2")
         self.normalization1 = normalize(name="normalization1")
@@ -210,7 +218,7 @@ class ResidualLayer(keras.layers.Layer):
         if self._pools("before"):
             self.pooling.build(input_shape)
             input_shape = self.pooling.compute_output_shape(input_shape)
-        hidden_shape = self.convolution1.compute_output_shape(input_shape)
+        hidden_shape = self._hidden_shape(input_shape)
         self.convolution1.build(input_shape)
         shortcut_shape = input_shape
         if self._pools("after"):
@@ -237,6 +245,8 @@ class ResidualLayer(keras.layers.Layer):
             pooled = self.pooling(x)
             shortcut = pooled if shortcut is x else self.pooling(shortcut)
             x = pooled
+        x = self._pad(x, self.border)
+        shortcut = self._pad(shortcut, self._shortcut_border())
         x = self.convolution1(x)
         if self._pools("after"):
             x = self.pooling(x)
@@ -260,11 +270,39 @@ class ResidualLayer(keras.layers.Layer):
         """Whether there is a pooling layer, in this order."""
         return self.pooling is not None and self.pooling_order == order
 
+    def _shortcut_border(self):
+        """What the shortcut needs to be as large as the main path."""
+        if self.border is None:
+            return None
+        return tuple(
+            (0, sum(pair) - (window - 1))
+            for pair, window in zip(
+                self.border, self.convolution1.kernel_size, strict=True
+            )
+        )
+
+    def _pad(self, x, border):
+        if not border or not any(map(any, border)):
+            return x
+        ends = ((0, 0),)
+        if self.channels_first:
+            return ops.pad(x, (*ends, *ends, *border))
+        return ops.pad(x, (*ends, *border, *ends))
+
+    def _hidden_shape(self, input_shape):
+        """Shape of what the first convolution makes."""
+        shape = list(input_shape)
+        first = 2 if self.channels_first else 1
+        for axis, pair in enumerate(self.border or (), start=first):
+            if shape[axis] is not None:
+                shape[axis] += sum(pair)
+        return self.convolution1.compute_output_shape(shape)
+
     def _rectify(self, normalization, inputs, training):
         return ops.relu(normalization(inputs, training=training))
 
     def compute_output_shape(self, input_shape):
-        shape = self.convolution1.compute_output_shape(input_shape)
+        shape = self._hidden_shape(input_shape)
         if self.pooling is not None:
             shape = self.pooling.compute_output_shape(shape)
         return self.convolution2.compute_output_shape(shape)
@@ -288,6 +326,7 @@ class ResidualLayer(keras.layers.Layer):
             "activated_shortcut": self.activated_shortcut,
             "downsample_identity": self.downsample_identity,
             "pooling_order": self.pooling_order,
+            "border": self.border,
         }
 
     @classmethod

@@ -26,6 +26,7 @@ class ResnetBlock(keras.layers.Layer):
             convolution. Defaults to True.
         pooling_cls: None, class, function or config dict. The pooling slot of
             the first layer (see `diffstride.models.pooling_slot`).
+        border: None, or two tuples of two. That of the first layer.
         **kwargs: the other arguments of `ResidualLayer`, for all layers.
 
     Attributes:
@@ -49,6 +50,7 @@ class ResnetBlock(keras.layers.Layer):
         project_first=True,
         *,
         pooling_cls=None,
+        border=None,
         name=None,
         trainable=True,
         dtype=None,
@@ -61,6 +63,7 @@ class ResnetBlock(keras.layers.Layer):
             "strides": strides,
             "pooling_cls": pooling_cls,
             "project": project_first,
+            "border": border,
         }
         self.residual_layers = [
             ResidualLayer(

@@ -76,10 +76,16 @@ class AxisFilter(typing.NamedTuple):
     weights: Weights
     scale: typing.Any
     is_real: bool
+    keeps_all: bool = False
 
 
-def axis_filter(weights, in_size, out_size, norm, rule):
-    """Filter of an axis from its weights, under a rule and a norm."""
+def axis_filter(weights, in_size, out_size, norm, rule, keeps_all=False):
+    """Filter of an axis from its weights, under a rule and a norm.
+
+    Args:
+        keeps_all: whether the weights are those of all frequencies of the
+            input, and not only of those that fit into the output.
+    """
     # A spectrum of odd size has no Nyquist bin, and no asymmetry.
     is_odd = is_number(out_size) and out_size % 2 == 1
     return AxisFilter(
@@ -88,6 +94,7 @@ def axis_filter(weights, in_size, out_size, norm, rule):
         weights,
         gain(in_size, out_size, norm),
         is_real=rule != "height" or is_odd,
+        keeps_all=keeps_all,
     )
 
 
@@ -147,6 +154,9 @@ def _apply_real(x, axis_filter, axis, sine=False, is_signal=False):
 
 def _is_long(axis_filter, is_signal):
     sizes = axis_filter.in_size, axis_filter.out_size
+    if axis_filter.keeps_all:
+        # A transform back holds the frequencies of the output alone.
+        return False
     if all(map(is_number, sizes)):
         return sizes[0] * sizes[1] > _matrix_entries()
     # Sizes that only the running graph knows.
@@ -224,7 +234,7 @@ def apply_matrix(x, matrix, axis):
 
 def apply_transform(x, axis_filter, axis, sine=False):
     """Multiplies by `cosine_matrix`, or `sine_matrix`, by transforms."""
-    in_size, out_size, (even, _, _), scale, _ = axis_filter
+    in_size, out_size, (even, _, _), scale, *_ = axis_filter
     bins = out_size // 2 + 1
     # An inverse real transform counts every frequency twice by itself, except
     # for zero and the Nyquist bin, and divides by the size.
@@ -246,16 +256,21 @@ def apply_transform(x, axis_filter, axis, sine=False):
 
 def _weighted_tables(axis_filter):
     """Weighted cosines and sines, `(out_size, bins)` each."""
-    bins = axis_filter.out_size // 2 + 1
+    bins = _bins(axis_filter)
     weights = axis_filter.weights.even * axis_filter.scale
     return [table * weights for table in _tables(axis_filter.out_size, bins)]
 
 
 def _analysis(axis_filter):
     """Cosines over sines of the frequencies kept, `(2 * bins, in_size)`."""
-    bins = axis_filter.out_size // 2 + 1
-    tables = _tables(axis_filter.in_size, bins)
+    tables = _tables(axis_filter.in_size, _bins(axis_filter))
     return ops.concatenate([ops.transpose(table) for table in tables], axis=0)
+
+
+def _bins(axis_filter):
+    """Number of frequencies from zero on that have a weight."""
+    in_size, out_size = axis_filter.in_size, axis_filter.out_size
+    return (in_size if axis_filter.keeps_all else out_size) // 2 + 1
 
 
 def _tables(size, frequencies):

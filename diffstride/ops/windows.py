@@ -56,18 +56,13 @@ def minimum_stride(size, smoothness_factor, ramp="outside"):
     return ops.where(margin > 0, size / ops.maximum(margin, 1e-6), 1.0)
 
 
-def maximum_stride(size, smoothness_factor, ramp="outside"):
+def maximum_stride(size):
     """The stride from where on the window is as narrow as it can be.
 
     The pass band then ends at the first frequency, and a larger stride would
-    have no effect and no gradient. With `ramp="inside"`, an axis of odd size
-    keeps three points instead of one, because nothing but the mean is left in
-    a single point, which does not depend on the stride.
+    have no effect and no gradient.
     """
-    largest = float32(size) / 2
-    if ramp == "inside" and smoothness_factor:
-        largest = largest * (1 - float32(1e-6) * float32(size % 2))
-    return maximum(largest, 1.0)
+    return maximum(float32(size) / 2, 1.0)
 
 
 def cutoff(size, stride, smoothness_factor, ramp="outside"):
@@ -93,8 +88,16 @@ def output_size(
 ):
     """Number of points that a window leaves of an axis of `size` points.
 
-    An even `multiple` rounds it up; the weights beyond the window are zero.
+    With `ramp="inside"` it is size / stride, rounded. What lies beyond the
+    Nyquist frequency of the output is dropped, and its weight is small: the
+    ramp ends there. An even `multiple` rounds the number up; the weights beyond
+    the window are zero.
     """
+    if ramp == "inside":
+        xp = numpy_or_ops(stride, size)
+        points = int32(xp.floor(float32(size) / float32(stride) + 0.5))
+        points = maximum(points, 1)
+        return minimum(-(-points // multiple) * multiple, size)
     end, _ = cutoff(size, stride, smoothness_factor, ramp)
     xp = numpy_or_ops(end, size)
     # Frequencies below `end` on both sides, and the Nyquist bin.
@@ -161,16 +164,23 @@ def window_weights(
     ramp="outside",
     rule="height",
     cropping=True,
+    aliasing=None,
 ):
-    """Weights that a window gives to an axis (Eqs. 3 and 4)."""
+    """Weights that a window gives to an axis (Eqs. 3 and 4).
+
+    With `aliasing`, a number from 0 to 1, the axis keeps all its frequencies,
+    and a weight w becomes `aliasing + (1 - aliasing) * w`. At 1 the operator
+    takes every `in_size / out_size`-th value of the trigonometric interpolant,
+    as strides do. The rule must be the symmetric one.
+    """
     end, ramp_length = cutoff(in_size, stride, smoothness_factor, ramp)
-    frequencies = ops.arange(out_size // 2 + 1, dtype="int32")
-    positions = ops.cast(frequencies, "float32")
+    bins = (out_size if aliasing is None else in_size) // 2 + 1
+    positions = ops.cast(ops.arange(bins, dtype="int32"), "float32")
     shift_above = 1 if rule == "width" else 0
     shift_below = {"width": 1, "height": 1 - in_size % 2, "symmetric": 0}[rule]
     # The ramp of the side below zero ends one bin after that of the other.
     xp = numpy_or_ops(end)
-    return _weights(
+    weights = _weights(
         out_size,
         *(
             window(positions - float32(shift), end, ramp_length, cropping)
@@ -179,6 +189,12 @@ def window_weights(
         first_odd_bin=int32(xp.ceil(end - ramp_length)),
         count=odd_count(smoothness_factor, cropping),
     )
+    if aliasing is None:
+        return weights
+    even = ops.where(2 * positions > float32(out_size), 0.0, weights.even)
+    everything = crop_weights(in_size).even
+    even = aliasing * everything + (1 - aliasing) * even
+    return weights._replace(even=even)
 
 
 def odd_count(smoothness_factor, cropping=True):
@@ -198,7 +214,7 @@ def crop_weights(out_size):
 
 def _weights(out_size, above, below, first_odd_bin, count):
     """Weights from those of the frequencies above and below zero."""
-    bins = out_size // 2 + 1
+    bins = ops.shape(above)[0]
     frequencies = ops.arange(bins, dtype="int32")
     # Zero has no negative twin; the Nyquist bin has no positive one.
     above = ops.where(2 * frequencies == out_size, 0.0, above)

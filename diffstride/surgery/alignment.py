@@ -6,13 +6,18 @@ result can stand for the original:
 
 - The first window starts where it started. Otherwise the map is moved against
   others that it meets.
-- With `padding="same"` the size is kept. With `padding="valid"` there are as
-  many points as the stride times the points of the original, so that resampling
-  by the initial stride leaves as many as before.
+- There are as many points as the stride times the points of the original, so
+  that each point of the original is one of them, and resampling by the initial
+  stride leaves as many as before.
 - Layers that share their stride make the same number of points, as they meet.
 """
 
-from diffstride.surgery.shared_strides import POOLINGS, WITH_SLOT
+from diffstride.surgery.shared_strides import (
+    POOLINGS,
+    WITH_SLOT,
+    data_format_of,
+    first_convolution,
+)
 
 
 def aligned_paddings(shared):
@@ -22,13 +27,10 @@ def aligned_paddings(shared):
         shared: the `SharedStrides` of a model.
 
     Returns:
-        A dict from each layer to `((top, bottom), (left, right))`. Layers with
-        a pooling slot are left out, as they pad by themselves.
+        A dict from each layer to `((top, bottom), (left, right))`.
     """
     windows = {
-        layer: _windows(layer, shared.input_shapes[layer])
-        for layer in shared
-        if not isinstance(layer, WITH_SLOT)
+        layer: _windows(layer, shared.input_shapes[layer]) for layer in shared
     }
     groups = {}
     for layer in windows:
@@ -50,8 +52,18 @@ def same_padding(layer):
     )
 
 
+def beyond(padding, other):
+    """What a padding has more than another; negative where it has less."""
+    return tuple(
+        tuple(a - b for a, b in zip(axis, other_axis, strict=True))
+        for axis, other_axis in zip(padding, other, strict=True)
+    )
+
+
 def window_of(layer):
     """Height and width of the windows of a convolution or pooling."""
+    if isinstance(layer, WITH_SLOT):
+        layer = first_convolution(layer)
     is_pooling = isinstance(layer, POOLINGS)
     return tuple(layer.pool_size if is_pooling else layer.kernel_size)
 
@@ -65,14 +77,10 @@ class _Windows:
             count = -(-size // stride)
             padding = (count - 1) * stride + window - size
             self._before = max(padding, 0) // 2
-            self.points = size
         else:
             count = (size - window) // stride + 1
             self._before = 0
-            self.points = count * stride
-            # DiffStride leaves an odd number of points of an odd number alone.
-            if count % 2 and stride % 2 == 0 and self.points > self._starts():
-                self.points -= 1
+        self.points = count * stride
 
     def _starts(self):
         """Number of starts of a window without padding after the map."""
@@ -85,9 +93,10 @@ class _Windows:
 
 def _windows(layer, input_shape):
     """The windows of a layer along height and width."""
-    first = 1 if layer.data_format == "channels_last" else 2
+    first = 1 if data_format_of(layer) == "channels_last" else 2
+    is_same = isinstance(layer, WITH_SLOT) or layer.padding == "same"
     return [
-        _Windows(size, window, stride, layer.padding == "same")
+        _Windows(size, window, stride, is_same)
         for size, window, stride in zip(
             input_shape[first : first + 2],
             window_of(layer),

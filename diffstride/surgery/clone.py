@@ -14,7 +14,7 @@ from diffstride.analysis.keras_graph import (
     is_graph,
     sublayers,
 )
-from diffstride.layers.base_pooling import BaseDiffStride
+from diffstride.layers.base_diffstride import BaseDiffStride
 
 
 def clone(model, replace, call=None, input_shape=None):

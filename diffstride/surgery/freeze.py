@@ -6,7 +6,7 @@ from keras import ops
 
 from diffstride.analysis.keras_graph import sublayers
 from diffstride.analysis.learned_layers import learned_layers
-from diffstride.layers.base_pooling import BaseDiffStride
+from diffstride.layers.base_diffstride import BaseDiffStride
 from diffstride.surgery.clone import clone
 from diffstride.surgery.frozen_layers import BaseFrozenDiffStride, frozen_class
 from diffstride.types import Shape
@@ -84,6 +84,7 @@ def _frozen_layer(layer, dtype):
         count = 1 if layer.shared_stride else layer.rank
         strides = ops.convert_to_numpy(layer.strides)[:count]
         config["learned_strides"] = learned_strides = strides.tolist()
+        config["aliasing"] = float(ops.convert_to_numpy(layer.aliasing))
     new_class = frozen_class(type(layer), learned_strides)
     return new_class.from_config(config)
 

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from diffstride.layers.base_pooling import BaseDiffStride
+from diffstride.layers.base_diffstride import BaseDiffStride
 from diffstride.layers.log_mel import LogMelSpectrogram
 from diffstride.layers.pooling import DiffStride, DiffStride1D, DiffStride3D
 

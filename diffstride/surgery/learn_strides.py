@@ -7,6 +7,7 @@ from diffstride.layers.padded_pooling import PaddedPooling2D
 from diffstride.models import pooling_slot
 from diffstride.surgery.alignment import (
     aligned_paddings,
+    beyond,
     same_padding,
     window_of,
 )
@@ -18,14 +19,20 @@ from diffstride.surgery.shared_strides import (
     SharedStrides,
 )
 
-# A layer that preserves scales, and leaves maps of the size that strides leave.
+# Layers that preserve scales, and leave maps of the size that strides leave.
+# After a convolution, they begin as the strides that they stand for.
 _DEFAULT_POOLING = {
-    "class_name": "DiffStride",
-    "config": {"norm": "forward", "ramp": "inside"},
+    order: {
+        "class_name": "DiffStride",
+        "config": {"norm": "forward", "ramp": "inside", "aliasing": aliasing},
+    }
+    for order, aliasing in {"after": 1.0, "before": 0.0}.items()
 }
 
 
-def learn_strides(model, pooling_cls=None):
+def learn_strides(
+    model, pooling_cls=None, *, where=None, pooling_order="after"
+):
     """Lets a model learn its strides.
 
     Every convolution and pooling with strides (`Conv2D`, `DepthwiseConv2D`,
@@ -36,11 +43,21 @@ def learn_strides(model, pooling_cls=None):
     sizes agree whatever it learns. Layers of one or three axes, such as
     `Conv1D` and `Conv3D`, stay as they are.
 
-    The windows of a layer start where they started, so that slow changes of a
-    map come out as they did, and branches stay aligned. A layer with
-    `padding="same"` keeps the size of its map, one with `padding="valid"` loses
-    the border as before. This takes some padding: a `ZeroPadding2D` in front of
-    a convolution, a `PaddedPooling2D` instead of a pooling. As long as strides
+    By default, the new model gives the outputs of the old one: its DiffStride
+    layers have `aliasing=1`, with which they take every second point of a map
+    as strides of 2 do. At that value strides have no gradient. The callback
+    `diffstride.FadeAliasing` lowers it while the model is trained further, and
+    strides begin to learn.
+
+    The model costs more operations than before, because its convolutions work
+    on maps that are not downsampled yet. `diffstride.conversion_summary` shows
+    where, before anything is converted. Choose layers by `where`, use
+    `pooling_order="before"`, or let `diffstride.MacsBudget` lead the model back
+    to what it had cost.
+
+    The windows of a layer start where they started, so that branches stay
+    aligned. This takes some padding: a `ZeroPadding2D` in front of a
+    convolution, a `PaddedPooling2D` instead of a pooling. As long as strides
     are as they were, `to_integer_strides` leads back to a network with the
     outputs of `model`.
 
@@ -55,8 +72,16 @@ def learn_strides(model, pooling_cls=None):
             move. They may be reshaped to `(-1, channels)`.
         pooling_cls: class, function or config dict. What makes the layers that
             learn strides (see `diffstride.models.pooling_slot`). Defaults to
-            `DiffStride` with `norm="forward"` and `ramp="inside"`, which
-            preserves scales and leaves the sizes that the strides leave.
+            `DiffStride` with `norm="forward"`, which preserves scales, with
+            `ramp="inside"`, which leaves the sizes that the strides leave, and,
+            after convolutions, with `aliasing=1`.
+        where: names of layers, or a function from a layer to True or False.
+            Which of the layers learn their strides. Layers that must share
+            their strides with one of them learn them, too. Defaults to all.
+        pooling_order: `"after"` or `"before"`: where the DiffStride layer
+            stands. Before a convolution, the convolution works on the small map
+            and costs what it did, but no longer computes what it did. After a
+            pooling it stands in any case.
 
     Returns:
         A Functional model, not compiled, with weights of its own.
@@ -75,6 +100,7 @@ def learn_strides(model, pooling_cls=None):
     array([2., 2.], dtype=float32)
     """
     check_graph(model)
+    pooling_slot.check_pooling_order(pooling_order)
     shared = SharedStrides(model)
     if not shared:
         raise ValueError(
@@ -82,8 +108,15 @@ def learn_strides(model, pooling_cls=None):
             f"strides. Received: model={model.name}, which has none"
             f"{_others_with_strides(model)}"
         )
-    pooling_cls = _DEFAULT_POOLING if pooling_cls is None else pooling_cls
-    conversion = _Conversion(shared, pooling_cls, _operation_names(model))
+    if pooling_cls is None:
+        pooling_cls = _DEFAULT_POOLING[pooling_order]
+    conversion = _Conversion(
+        shared,
+        shared.chosen(where),
+        pooling_cls,
+        pooling_order == "before",
+        _operation_names(model),
+    )
     return clone(model, conversion.replace, conversion.call)
 
 
@@ -92,42 +125,59 @@ class _Conversion:
 
     Args:
         shared: the `SharedStrides` of the model.
+        chosen: the layers that learn their strides.
         pooling_cls: what makes the layers that learn strides.
+        is_before: whether these stand before convolutions, or after.
         names: names that the new layers cannot have. They are added to it.
     """
 
-    def __init__(self, shared, pooling_cls, names):
+    def __init__(self, shared, chosen, pooling_cls, is_before, names):
         self._shared = shared
+        self._chosen = chosen
         self._pooling_cls = pooling_cls
+        self._is_before = is_before
         self._names = names
-        self._paddings = aligned_paddings(shared)
+        self._paddings = {
+            layer: padding
+            for layer, padding in aligned_paddings(shared).items()
+            if layer in chosen
+        }
         # The layers that are new, by the layer that they stand beside.
-        self._zero_paddings = {}
+        self._borders = {}
         self._strides = {}
         self._activations = {}
+        # Maps that were resampled before a convolution, for the next one that
+        # reads the same map.
+        self._resampled = {}
 
     def replace(self, layer):
         """The layer that takes the place of another."""
         config = layer.get_config()
-        if layer not in self._shared:
-            return type(layer).from_config(config)
-        if isinstance(layer, WITH_SLOT):
-            config["pooling_cls"] = self._pooling_cls
-            config["strides"] = layer.strides
+        if layer not in self._chosen:
             return type(layer).from_config(config)
         padding = self._paddings[layer]
+        if isinstance(layer, WITH_SLOT):
+            is_strided = config["pooling_cls"] is None
+            config["pooling_cls"] = self._pooling_cls
+            config["strides"] = layer.strides
+            config["pooling_order"] = "before" if self._is_before else "after"
+            if is_strided and not self._is_before:
+                config["border"] = padding
+            return type(layer).from_config(config)
         config["strides"] = (1, 1)
+        if self._reads_small_maps(layer):
+            # The map gets its border before it is resampled.
+            self._borders[layer] = self._border_layers(
+                layer, beyond(padding, same_padding(layer))
+            )
+            config["padding"] = "same"
+            return type(layer).from_config(config)
         is_same = padding == same_padding(layer)
         config["padding"] = "same" if is_same else "valid"
-        needs_padding = not is_same and padding != ((0, 0), (0, 0))
-        if isinstance(layer, POOLINGS) and needs_padding:
+        border = ((0, 0), (0, 0)) if is_same else padding
+        if isinstance(layer, POOLINGS) and border != ((0, 0), (0, 0)):
             return _padded_pooling(layer, padding)
-        if needs_padding:
-            self._zero_paddings[layer] = layers.ZeroPadding2D(
-                padding,
-                data_format=layer.data_format,
-                **self._new(layer, "padding"),
-            )
+        self._borders[layer] = self._border_layers(layer, border)
         if isinstance(layer, CONVOLUTIONS):
             config["activation"] = None
             if layer.activation is not activations.linear:
@@ -138,16 +188,55 @@ class _Conversion:
 
     def call(self, layer, replacement, *args, **kwargs):
         """The output of what takes the place of a layer."""
-        if layer not in self._paddings:
+        if layer not in self._paddings or isinstance(layer, WITH_SLOT):
             return replacement(*args, **kwargs)
         inputs, *args = args
-        if layer in self._zero_paddings:
-            inputs = self._zero_paddings[layer](inputs)
+        if self._reads_small_maps(layer):
+            inputs = self._resample_once(layer, inputs)
+            return replacement(inputs, *args, **kwargs)
+        for border in self._borders.get(layer, ()):
+            inputs = border(inputs)
         outputs = replacement(inputs, *args, **kwargs)
         outputs = self._stride(self._shared.leader(layer))(outputs)
         if layer in self._activations:
             outputs = self._activations[layer](outputs)
         return outputs
+
+    def _reads_small_maps(self, layer):
+        """Whether DiffStride stands before a layer."""
+        return self._is_before and isinstance(layer, CONVOLUTIONS)
+
+    def _resample_once(self, layer, inputs):
+        leader = self._shared.leader(layer)
+        padding = beyond(self._paddings[layer], same_padding(layer))
+        key = id(inputs), leader, padding
+        if key not in self._resampled:
+            x = inputs
+            for border in self._borders[layer]:
+                x = border(x)
+            # Keep the input, because an `id` is of a living object alone.
+            self._resampled[key] = inputs, self._stride(leader)(x)
+        return self._resampled[key][1]
+
+    def _border_layers(self, layer, border):
+        """Layers that widen a map by a border, or cut off what is negative."""
+        made = []
+        for role, kind, sign in [
+            ("padding", layers.ZeroPadding2D, 1),
+            ("cropping", layers.Cropping2D, -1),
+        ]:
+            widths = tuple(
+                tuple(max(sign * width, 0) for width in axis) for axis in border
+            )
+            if widths != ((0, 0), (0, 0)):
+                made.append(
+                    kind(
+                        widths,
+                        data_format=layer.data_format,
+                        **self._new(layer, role),
+                    )
+                )
+        return made
 
     def _stride(self, leader):
         """The DiffStride layer of all layers that share their strides."""

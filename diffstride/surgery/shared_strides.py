@@ -6,6 +6,8 @@ have taken as many steps, and the layers in the same place of their lists must
 have the same strides from then on, so that the maps keep one size.
 """
 
+import difflib
+
 import keras
 import numpy as np
 from keras import layers
@@ -74,6 +76,13 @@ def data_format_of(layer):
     return layer.data_format
 
 
+def first_convolution(layer):
+    """The convolution that downsamples in a layer with a slot."""
+    if isinstance(layer, ResnetBlock):
+        layer = layer.layers[0]
+    return layer.convolution1
+
+
 class SharedStrides:
     """The layers with strides of a model, in groups that must share them.
 
@@ -110,6 +119,40 @@ class SharedStrides:
         while self._leaders[layer] is not layer:
             layer = self._leaders[layer]
         return layer
+
+    def chosen(self, where=None):
+        """The layers that somebody chooses, and those that share with them.
+
+        Args:
+            where: names of layers, or a function from a layer to True or False,
+                or None for all layers.
+        """
+        if where is None:
+            return set(self)
+        if callable(where):
+            chosen = {layer for layer in self if where(layer)}
+        else:
+            chosen = self._named([where] if isinstance(where, str) else where)
+        if not chosen:
+            raise ValueError(
+                "`where` must choose at least one of the layers with strides: "
+                f"{', '.join(layer.name for layer in self)}. "
+                f"Received: where={where}, which chooses none"
+            )
+        leaders = {self.leader(layer) for layer in chosen}
+        return {layer for layer in self if self.leader(layer) in leaders}
+
+    def _named(self, names):
+        by_name = {layer.name: layer for layer in self}
+        for name in names:
+            if name not in by_name:
+                near = difflib.get_close_matches(name, by_name) or by_name
+                raise ValueError(
+                    "`where` must name layers with strides, such as "
+                    f"{', '.join(near)}. Received: {name!r}, of which there is "
+                    f"none in model={self._name}"
+                )
+        return {by_name[name] for name in names}
 
     def _follow(self, model, input_steps, input_specs):
         """Steps and specs of the outputs of a model from those of its inputs.

@@ -4,7 +4,7 @@ from keras import layers
 
 from diffstride.analysis import keras_graph
 from diffstride.analysis.learned_layers import learned_layers, strides_of
-from diffstride.layers.base_pooling import BaseDiffStride
+from diffstride.layers.base_diffstride import BaseDiffStride
 from diffstride.layers.padded_pooling import PaddedPooling2D
 from diffstride.layers.pooling import SpatialPooling
 from diffstride.surgery.clone import clone
@@ -80,7 +80,7 @@ def to_integer_strides(model):
         if isinstance(layer, BaseDiffStride):
             return _subsampling(layer)
         if isinstance(layer, WITH_SLOT) and learned_layers(layer):
-            config["pooling_cls"] = None
+            config["pooling_cls"] = config["border"] = None
             config["strides"] = _rounded_strides(learned_layers(layer)[0])
         if layer in strides:
             config["strides"] = strides[layer]

@@ -1,0 +1,94 @@
+"""A callback that takes a converted model from strides to DiffStride."""
+
+import keras
+from keras import ops
+
+from diffstride.analysis.learned_layers import learned_layers
+from diffstride.validation import check_positive_integer, is_number
+
+
+class FadeAliasing(keras.callbacks.Callback):
+    """Lowers the `aliasing` of DiffStride layers to zero during training.
+
+    A model that `diffstride.learn_strides` has converted computes what it did
+    before, aliasing included, and its strides have no gradient. This callback
+    lowers the aliasing from what it is to zero, in a straight line over the
+    first epochs. The weights follow, and strides begin to learn.
+
+    It never raises the aliasing of a layer: in a second call of `fit` a model
+    stays as it is.
+
+    Args:
+        epochs: number of epochs after which nothing aliases. It need not be an
+            integer, if it is known of how many steps an epoch consists.
+        every: integer. After how many training steps the aliasing changes.
+
+    Example:
+
+    >>> model = keras.Sequential(
+    ...     [
+    ...         keras.Input((16, 16, 1)),
+    ...         keras.layers.Conv2D(8, 3, strides=2, activation="relu"),
+    ...         keras.layers.GlobalAveragePooling2D(),
+    ...     ]
+    ... )
+    >>> model = learn_strides(model)
+    >>> model.compile("sgd", "mse")
+    >>> callbacks = [FadeAliasing(epochs=2), RefreshSizes()]
+    >>> x, y = np.ones((4, 16, 16, 1)), np.zeros((4, 8))
+    >>> _ = model.fit(x, y, epochs=3, callbacks=callbacks, verbose=0)
+    >>> float(model.get_layer("conv2d_stride").aliasing)
+    0.0
+    """
+
+    def __init__(self, epochs, every=10):
+        super().__init__()
+        if not is_number(epochs) or not epochs > 0:
+            raise ValueError(
+                "`epochs` must be a number above 0. "
+                f"Received: epochs={epochs!r}"
+            )
+        self.epochs = epochs
+        self.every = check_positive_integer(every, "every")
+        self._starts = {}
+        self._epoch = 0
+
+    def on_train_begin(self, logs=None):
+        self._starts = {
+            layer: layer.get_config()["aliasing"]
+            for layer in learned_layers(self.model)
+            if isinstance(layer.aliasing, keras.Variable)
+        }
+        if not self._starts:
+            raise ValueError(
+                "`model` must have DiffStride layers made with an `aliasing` "
+                "above zero, as those of `diffstride.learn_strides`. "
+                f"Received: model={self.model.name}, which has none"
+            )
+
+        for layer in self._starts:
+            layer.is_fading = True
+
+    def on_train_end(self, logs=None):
+        for layer in self._starts:
+            layer.is_fading = False
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch
+        self._lower_to(epoch)
+
+    def on_train_batch_end(self, batch, logs=None):
+        steps = self.params.get("steps")
+        if steps and (batch + 1) % self.every == 0:
+            if keras.backend.backend() == "jax":
+                # The variables lag behind the state of the training step.
+                self.model.jax_state_sync()
+            self._lower_to(self._epoch + (batch + 1) / steps)
+
+    def _lower_to(self, epoch):
+        """Sets the aliasing to what it should be after some epochs."""
+        share = max(0.0, 1 - epoch / self.epochs)
+        for layer, start in self._starts.items():
+            now = float(ops.convert_to_numpy(layer.aliasing))
+            if share * start < now:
+                layer.aliasing.assign(share * start)
