@@ -216,7 +216,7 @@ def test_unknown_arguments_are_refused():
         (
             "resnet.resnet18.pooling_cls = %POLING",
             "The macro %POLING has no value",
-            "Did you mean: POOLING?",
+            "Did you mean: POOLING, POOLING_ORDER?",
         ),
         ("train.train.num_epochs = ", "Unable to parse value", ""),
         ("include 'datasets/cifra10.gin'", "datasets/cifra10.gin", "configs"),
