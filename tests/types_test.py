@@ -12,14 +12,6 @@ import pytest
 import diffstride
 
 API = pathlib.Path(__file__).parents[1] / "docs" / "api"
-# Modules whose functions and constructors have no types yet.
-WITHOUT_TYPES = {
-    "diffstride.layers.base_pooling",
-    "diffstride.models.residual_layer",
-    "diffstride.models.resnet_block",
-    "diffstride.surgery.learn_strides",
-    "diffstride.surgery.to_integer_strides",
-}
 
 
 def is_offered(name, value, module):
@@ -56,8 +48,6 @@ def test_every_parameter_has_a_type(name):
         "diffstride"
     ):
         pytest.skip("The constructor is that of a base class elsewhere.")
-    if function.__module__ in WITHOUT_TYPES:
-        pytest.skip("The module has no types yet.")
     missing = [
         parameter.name
         for parameter in inspect.signature(function).parameters.values()

@@ -88,7 +88,9 @@ def summary(
     print_table(rows, print_fn)
 
 
-def print_table(rows, print_fn):
+def print_table(
+    rows: Sequence[tuple[str, ...]], print_fn: Callable[[str], object]
+):
     """Prints rows of strings in columns, the last of them to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for *cells, last in rows:

@@ -25,6 +25,7 @@ from diffstride.layers.strides import (
     as_floats,
 )
 from diffstride.ops import scalars, spectral, windows
+from diffstride.types import Strides
 from diffstride.validation import (
     check_aliasing,
     check_choice,
@@ -43,20 +44,20 @@ class BaseDiffStride(BaseSpectralPooling):
 
     def __init__(
         self,
-        strides=2.0,
-        smoothness_factor=None,
-        cropping=True,
-        trainable=True,
-        shared_stride=False,
-        lower_limit_stride=None,
-        upper_limit_stride=None,
-        data_format=None,
-        symmetric=False,
-        norm="backward",
-        ramp="outside",
-        static_sizes=None,
-        size_multiple=1,
-        aliasing=0.0,
+        strides: Strides = 2.0,
+        smoothness_factor: float | None = None,
+        cropping: bool = True,
+        trainable: bool = True,
+        shared_stride: bool = False,
+        lower_limit_stride: float | None = None,
+        upper_limit_stride: float | None = None,
+        data_format: str | None = None,
+        symmetric: bool = False,
+        norm: str = "backward",
+        ramp: str = "outside",
+        static_sizes: bool | None = None,
+        size_multiple: int = 1,
+        aliasing: float = 0.0,
         **kwargs,
     ):
         super().__init__(

@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from diffstride.ops import spectral, windows
+from diffstride.types import Strides
 from diffstride.validation import (
     check_choice,
     check_data_format,
@@ -26,7 +27,11 @@ class BaseSpectralPooling(keras.layers.Layer):
     rank = None
 
     def __init__(
-        self, strides=2.0, data_format=None, norm="backward", **kwargs
+        self,
+        strides: Strides = 2.0,
+        data_format: str | None = None,
+        norm: str = "backward",
+        **kwargs,
     ):
         super().__init__(**kwargs)
         self._initial_strides = check_strides(strides, self.rank)

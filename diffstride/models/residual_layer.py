@@ -25,11 +25,13 @@ References:
 """
 
 import functools
+from collections.abc import Sequence
 
 import keras
 from keras import ops
 
 from diffstride.models import pooling_slot
+from diffstride.types import Pooling, Strides
 
 # The behaviour of version 0.1, for configs saved before these were arguments.
 VERSION_0_1 = {"activated_shortcut": True, "downsample_identity": True}
@@ -124,19 +126,19 @@ class ResidualLayer(keras.layers.Layer):
 
     def __init__(
         self,
-        filters,
-        kernel_size=3,
-        strides=(1, 1),
-        pooling_cls=None,
-        project=False,
-        channels_first=False,
-        weight_decay=5e-3,
+        filters: int,
+        kernel_size: int | Sequence[int] = 3,
+        strides: Strides = (1, 1),
+        pooling_cls: Pooling = None,
+        project: bool = False,
+        channels_first: bool = False,
+        weight_decay: float = 5e-3,
         *,
-        pre_activation=True,
-        activated_shortcut=False,
-        downsample_identity=False,
-        pooling_order="after",
-        border=None,
+        pre_activation: bool = True,
+        activated_shortcut: bool = False,
+        downsample_identity: bool = False,
+        pooling_order: str = "after",
+        border: Sequence[Sequence[int]] | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)

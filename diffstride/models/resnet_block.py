@@ -1,5 +1,7 @@
 """Residual layers in a row, the first of which has a pooling slot."""
 
+from collections.abc import Sequence
+
 import keras
 
 from diffstride.models.residual_layer import (
@@ -7,6 +9,7 @@ from diffstride.models.residual_layer import (
     ResidualLayer,
     with_strides,
 )
+from diffstride.types import Pooling, Strides
 from diffstride.validation import check_positive_integer
 
 
@@ -44,16 +47,16 @@ class ResnetBlock(keras.layers.Layer):
 
     def __init__(
         self,
-        filters,
-        strides=1,
-        num_layers=2,
-        project_first=True,
+        filters: int,
+        strides: Strides = 1,
+        num_layers: int = 2,
+        project_first: bool = True,
         *,
-        pooling_cls=None,
-        border=None,
-        name=None,
-        trainable=True,
-        dtype=None,
+        pooling_cls: Pooling = None,
+        border: Sequence[Sequence[int]] | None = None,
+        name: str | None = None,
+        trainable: bool = True,
+        dtype: str | None = None,
         **kwargs,
     ):
         super().__init__(name=name, trainable=trainable, dtype=dtype)

@@ -1,19 +1,24 @@
 """What learned strides would change in a model, and what they would cost."""
 
+from collections.abc import Callable, Sequence
+
+import keras
+
 from diffstride.analysis.keras_graph import check_graph
 from diffstride.analysis.operations import count_macs
 from diffstride.analysis.resolution import print_table
 from diffstride.surgery.learn_strides import learn_strides
 from diffstride.surgery.shared_strides import SharedStrides, data_format_of
+from diffstride.types import Pooling
 
 
 def conversion_summary(
-    model,
-    pooling_cls=None,
+    model: keras.Model,
+    pooling_cls: Pooling = None,
     *,
-    where=None,
-    pooling_order="after",
-    print_fn=print,
+    where: Sequence[str] | Callable[[keras.layers.Layer], bool] | None = None,
+    pooling_order: str = "after",
+    print_fn: Callable[[str], object] = print,
 ):
     """Prints what `diffstride.learn_strides` would change in a model.
 

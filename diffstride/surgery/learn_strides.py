@@ -1,5 +1,8 @@
 """From a network with fixed strides to one that learns them."""
 
+from collections.abc import Callable, Sequence
+
+import keras
 from keras import activations, layers
 
 from diffstride.analysis.keras_graph import check_graph, is_graph, nodes
@@ -18,6 +21,7 @@ from diffstride.surgery.shared_strides import (
     WITH_SLOT,
     SharedStrides,
 )
+from diffstride.types import Pooling
 
 # Layers that preserve scales, and leave maps of the size that strides leave.
 # After a convolution, they begin as the strides that they stand for.
@@ -31,8 +35,12 @@ _DEFAULT_POOLING = {
 
 
 def learn_strides(
-    model, pooling_cls=None, *, where=None, pooling_order="after"
-):
+    model: keras.Model,
+    pooling_cls: Pooling = None,
+    *,
+    where: Sequence[str] | Callable[[keras.layers.Layer], bool] | None = None,
+    pooling_order: str = "after",
+) -> keras.Model:
     """Lets a model learn its strides.
 
     Every convolution and pooling with strides (`Conv2D`, `DepthwiseConv2D`,

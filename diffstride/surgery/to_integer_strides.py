@@ -1,5 +1,6 @@
 """From a network that learns its strides to one with integer strides."""
 
+import keras
 from keras import layers
 
 from diffstride.analysis import keras_graph
@@ -29,7 +30,7 @@ _ABLE_TO_STRIDE = (
 )
 
 
-def to_integer_strides(model):
+def to_integer_strides(model: keras.Model) -> keras.Model:
     """Rounds learned strides, for convolutions and poolings with strides.
 
     The strides of a DiffStride layer go to the convolution or pooling in front

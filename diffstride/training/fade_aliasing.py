@@ -41,7 +41,7 @@ class FadeAliasing(keras.callbacks.Callback):
     0.0
     """
 
-    def __init__(self, epochs, every=10):
+    def __init__(self, epochs: float, every: int = 10):
         super().__init__()
         if not is_number(epochs) or not epochs > 0:
             raise ValueError(
