@@ -37,7 +37,9 @@ from diffstride.types import Pooling, Strides
 VERSION_0_1 = {"activated_shortcut": True, "downsample_identity": True}
 
 
-def normalization(data_format, **kwargs):
+def normalization(
+    data_format: str, **kwargs
+) -> keras.layers.BatchNormalization:
     return keras.layers.BatchNormalization(
         axis=1 if data_format == "channels_first" else -1,
         momentum=0.9,
@@ -46,7 +48,14 @@ def normalization(data_format, **kwargs):
     )
 
 
-def convolution(filters, kernel_size, *, weight_decay, data_format, **kwargs):
+def convolution(
+    filters: int,
+    kernel_size: int | Sequence[int],
+    *,
+    weight_decay: float,
+    data_format: str,
+    **kwargs,
+) -> keras.layers.Conv2D:
     return keras.layers.Conv2D(
         filters,
         kernel_size,
@@ -58,7 +67,7 @@ def convolution(filters, kernel_size, *, weight_decay, data_format, **kwargs):
     )
 
 
-def decay(weight_decay):
+def decay(weight_decay: float) -> keras.regularizers.Regularizer | None:
     return keras.regularizers.L2(weight_decay) if weight_decay else None
 
 
@@ -336,7 +345,7 @@ class ResidualLayer(keras.layers.Layer):
         return super().from_config(with_strides(VERSION_0_1 | config))
 
 
-def with_strides(config):
+def with_strides(config: dict) -> dict:
     """Takes strides that the config does not name from its pooling layer."""
     if "strides" not in config:
         strides = config["pooling_cls"]["config"]["strides"]

@@ -134,7 +134,7 @@ class FrozenDiffStride(BaseFrozenDiffStride):
 
     >>> layer = FrozenDiffStride(2, learned_strides=(1.6, 3.0), ramp="inside")
     >>> tuple(layer(np.zeros((1, 64, 64, 3))).shape)
-    (1, 40, 22, 3)
+    (1, 40, 21, 3)
     """
 
     rank = 2
