@@ -287,7 +287,7 @@ class BaseDiffStride(BaseSpectralPooling):
             )
         ]
 
-    def refresh_sizes(self):
+    def refresh_sizes(self) -> bool:
         """Lets static sizes in graphs follow the strides.
 
         The functions that a Keras model has compiled are replaced, if they

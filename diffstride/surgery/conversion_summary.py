@@ -19,7 +19,7 @@ def conversion_summary(
     where: Sequence[str] | Callable[[keras.layers.Layer], bool] | None = None,
     pooling_order: str = "after",
     print_fn: Callable[[str], object] = print,
-):
+) -> None:
     """Prints what `diffstride.learn_strides` would change in a model.
 
     There is a line for each DiffStride layer that it would make: the layers
