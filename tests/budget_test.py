@@ -117,6 +117,31 @@ def test_fit_ends_at_the_budget(every, options):
     assert loss == pytest.approx(history["val_loss"][-1], rel=1e-5)
 
 
+@pytest.mark.parametrize("every", ["epoch", 2])
+def test_a_budget_that_is_approached(every):
+    model = network(2.0)
+    start = count_macs(model)
+    model.compile("sgd", "mse")
+    x, y = data()
+
+    def fit(**kwargs):
+        budget = MacsBudget(2 * start, every=every, approach=4)
+        callbacks = [budget, RefreshSizes()]
+        options = {"batch_size": 8, "callbacks": callbacks, "verbose": 0}
+        return model.fit(x, y, **options, **kwargs).history["macs"]
+
+    # Equal factors an epoch, also where a training was interrupted.
+    macs = [*fit(epochs=2), *fit(initial_epoch=2, epochs=5)]
+    expected = [2 ** (1 / 4), 2 ** (2 / 4), 2 ** (3 / 4), 2, 2]
+    np.testing.assert_allclose(np.array(macs) / start, expected, rtol=0.06)
+
+
+@pytest.mark.parametrize("approach", [-1, float("inf"), float("nan"), "2"])
+def test_wrong_approaches_are_an_error(approach):
+    with pytest.raises(ValueError, match="`approach` must be a number of"):
+        MacsBudget(1e6, approach=approach)
+
+
 def test_shared_and_frozen_strides():
     inputs = keras.Input((32, 32, 2))
     x = DiffStride(2, shared_stride=True, ramp="inside", name="shared")(inputs)

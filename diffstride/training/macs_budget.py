@@ -1,11 +1,13 @@
 """A callback that keeps what a model costs at a given number of operations."""
 
+import math
+
 import keras
 from keras import ops
 
 from diffstride.analysis.budget import StrideCosts, check_target
 from diffstride.types import Shape
-from diffstride.validation import check_positive_integer
+from diffstride.validation import check_positive_integer, is_number
 
 
 class MacsBudget(keras.callbacks.Callback):
@@ -26,6 +28,9 @@ class MacsBudget(keras.callbacks.Callback):
             the model's input.
         every: `"epoch"`, or an integer: a number of training steps. Strides
             that move fast leave the budget far behind within an epoch.
+        approach: number of epochs over which the budget goes from what the
+            model costs at first to its target. A converted model has time to
+            follow then. By default it is at the target from the first step.
 
     Attributes:
         macs: operations of the model when they were last counted.
@@ -53,6 +58,7 @@ class MacsBudget(keras.callbacks.Callback):
         target_macs: float,
         input_shape: Shape | None = None,
         every: str | int = "epoch",
+        approach: float = 0.0,
     ):
         super().__init__()
         self.target_macs = target_macs
@@ -60,12 +66,21 @@ class MacsBudget(keras.callbacks.Callback):
         if every != "epoch":
             every = check_positive_integer(every, "every")
         self.every = every
+        if not is_number(approach) or not 0 <= approach < math.inf:
+            raise ValueError(
+                "`approach` must be a number of epochs, 0 or more. "
+                f"Received: approach={approach!r}"
+            )
+        self.approach = approach
         self.target = None
         self.macs = None
         self._costs = None
         self._steps = 0
         self._is_fitting = False
         self._is_kept = False
+        # Epochs that have passed, and what the model cost at which of them.
+        self._epochs = 0.0
+        self._start = None
 
     def on_train_begin(self, logs=None):
         self._costs = StrideCosts(self.model, self.input_shape)
@@ -74,12 +89,20 @@ class MacsBudget(keras.callbacks.Callback):
         self._is_fitting = True
         # An interrupted training goes on with the strides that it had.
         self._steps = int(ops.convert_to_numpy(self.model.optimizer.iterations))
-        if not self._steps:
+        self._start = None
+        if not self._steps and not self.approach:
             self._keep()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epochs = epoch
+        if self._start is None:
+            self._start = epoch, self._costs.count()
 
     def on_train_batch_end(self, batch, logs=None):
         self._is_kept = False
         self._steps += 1
+        steps = self.params.get("steps") or math.inf
+        self._epochs = int(self._epochs) + min((batch + 1) / steps, 0.999)
         if self.every != "epoch" and self._steps % self.every == 0:
             if keras.backend.backend() == "jax":
                 # The variables lag behind the state of the training step.
@@ -89,10 +112,12 @@ class MacsBudget(keras.callbacks.Callback):
     def on_test_begin(self, logs=None):
         # So that what is validated is what is kept.
         if self._is_fitting and not self._is_kept:
+            self._epochs = int(self._epochs) + 1
             self._keep()
 
     def on_epoch_end(self, epoch, logs=None):
         if not self._is_kept:
+            self._epochs = epoch + 1
             self._keep()
         if logs is not None:
             logs["macs"] = self.macs
@@ -101,5 +126,13 @@ class MacsBudget(keras.callbacks.Callback):
         self._is_fitting = False
 
     def _keep(self):
-        self.macs = self._costs.move_to(self.target)
+        self.macs = self._costs.move_to(self._target_now())
         self._is_kept = True
+
+    def _target_now(self):
+        """The target, or where the budget is on its way there."""
+        if self._start is None or self._epochs >= self.approach:
+            return self.target
+        first, macs = self._start
+        share = (self._epochs - first) / (self.approach - first)
+        return macs ** (1 - share) * self.target**share
