@@ -138,7 +138,8 @@ class StrideCosts:
             # What is left is a matter of single points: change one stride.
             strides = best.strides
             for axis in np.eye(len(strides)):
-                self._search(best, strides, axis, reach=0.5)
+                if best.error > tolerance:
+                    self._search(best, strides, axis, reach=0.5)
         self.assign(best.strides)
         return best.macs
 
