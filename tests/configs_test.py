@@ -301,19 +301,27 @@ def test_which_resnet18_a_config_trains(config, slots, activated_shortcut):
 
 
 @pytest.mark.parametrize(
-    "files, bindings, order",
+    "experiment, files, bindings, order",
     [
-        ([], [], "after"),
-        (["pooling/before.gin"], [], "before"),
-        (["pooling/before.gin", "pooling/strided.gin"], [], "before"),
-        ([], ["POOLING_ORDER = 'before'"], "before"),
-        ([], ["resnet18.pooling_order = 'before'"], "before"),
-        ([], [f"resnet18.pooling_order = {4 * ['before']}"], "before"),
+        ("quickstart.gin", [], [], "after"),
+        ("modern.gin", [], [], "before"),
+        ("quickstart.gin", ["pooling/before.gin"], [], "before"),
+        ("modern.gin", ["pooling/strided.gin"], [], "before"),
+        ("quickstart.gin", [], ["POOLING_ORDER = 'before'"], "before"),
+        ("modern.gin", [], ["resnet18.pooling_order = 'after'"], "after"),
+        (
+            "modern.gin",
+            [],
+            [f"resnet18.pooling_order = {4 * ['after']}"],
+            "after",
+        ),
     ],
 )
-def test_one_binding_sets_the_order_of_pooling(files, bindings, order):
+def test_one_binding_sets_the_order_of_pooling(
+    experiment, files, bindings, order
+):
     small = ["resnet18.filters = 2", "resnet18.num_layers = 1", *bindings]
-    configurables.parse(["modern.gin", *files], small)
+    configurables.parse([experiment, *files], small)
     with keras.StatelessScope(initialize_variables=False):
         model = gin.get_configurable("resnet.resnet18")(input_shape=(32, 32, 3))
     assert not configurables.useless(bindings)
