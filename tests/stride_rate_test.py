@@ -6,6 +6,15 @@ import pytest
 
 from diffstride import DiffStride, RefreshSizes, set_stride_rate
 
+ON_TORCH = keras.backend.backend() == "torch"
+needs_rates = pytest.mark.skipif(ON_TORCH, reason="one rate for all weights")
+
+
+@pytest.mark.skipif(not ON_TORCH, reason="has a rate for each weight")
+def test_torch_has_one_rate_for_all_weights():
+    with pytest.raises(NotImplementedError, match="needs TensorFlow or JAX"):
+        set_stride_rate(keras.optimizers.SGD(), 10)
+
 
 def moved(optimizer):
     """How far strides and kernels move in one step."""
@@ -34,6 +43,7 @@ def moved(optimizer):
     }
 
 
+@needs_rates
 @pytest.mark.parametrize(
     "make",
     [
@@ -51,11 +61,13 @@ def test_strides_alone_move_further(make):
     np.testing.assert_allclose(faster["kernel"], plain["kernel"], rtol=1e-5)
 
 
+@needs_rates
 def test_zero_holds_strides():
     optimizer = set_stride_rate(keras.optimizers.SGD(0.1), 0)
     assert (moved(optimizer)["strides"] == 0).all()
 
 
+@needs_rates
 @pytest.mark.parametrize("factor", [-1, float("nan"), "2", True])
 def test_other_factors_are_refused(factor):
     with pytest.raises(ValueError, match="0 or more"):

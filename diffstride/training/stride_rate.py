@@ -10,7 +10,7 @@ from diffstride.validation import is_number
 
 def set_stride_rate(
     optimizer: keras.optimizers.Optimizer, factor: float
-) -> None:
+) -> keras.optimizers.Optimizer:
     """Lets an optimizer move strides faster, or slower, than other weights.
 
     Strides have few steps to go a long way: from 2 to 1 or to 4, at the
@@ -36,6 +36,11 @@ def set_stride_rate(
         raise ValueError(
             "`factor` must be a finite number of 0 or more. "
             f"Received: factor={factor}"
+        )
+    if keras.backend.backend() == "torch":
+        raise NotImplementedError(
+            "`set_stride_rate` needs TensorFlow or JAX. Under torch, Keras "
+            "updates all weights at once, with one learning rate."
         )
     # An optimizer that scales the loss leaves the step to one inside.
     inner = getattr(optimizer, "inner_optimizer", optimizer)
