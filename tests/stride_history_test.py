@@ -86,7 +86,7 @@ def test_summary_shows_strides_and_sizes():
     model = model_of(pooling(), keras.layers.Conv2D(3, 3, strides=(1, 2)))
     summary(model, print_fn=lines.append)
     row = next(line for line in lines if line.startswith("pooling"))
-    assert row.split()[1:8] == ["2.00,", "3.00", "8", "x", "6", "x", "2"]
+    assert row.split()[1:8] == ["2.00,", "3.00", "8", "x", "5", "x", "2"]
     convolutions = [line for line in lines if line.startswith("conv2d")]
     assert "1.00, 2.00" in convolutions[1]
     assert "1.00" not in convolutions[0]

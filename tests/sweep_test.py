@@ -320,7 +320,9 @@ def test_gin_knows_what_shipped_sweeps_bind(path):
             for param in params:
                 name, _, value = param.partition(" = ")
                 if not re.search("[@%]", value):
-                    bound = gin.query_parameter(name)
+                    # A name without a dot is a macro.
+                    key = name if "." in name else f"{name}/gin.macro.value"
+                    bound = gin.query_parameter(key)
                     assert repr(bound) == repr(ast.literal_eval(value))
             assert configurables.useless(run.all_params) == []
     gin.clear_config()
