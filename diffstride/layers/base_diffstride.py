@@ -35,7 +35,7 @@ from diffstride.validation import (
 )
 
 # The ramp of the 2022 release, and one that leaves most of the pass band of a
-# small map alone: see "R" on the results page.
+# small map alone: docs/results.md compares it with others.
 _SMOOTHNESS_FACTORS = {"outside": 4.0, "inside": 1.0}
 
 

@@ -174,10 +174,6 @@ class _Conversion:
             return type(layer).from_config(config)
         config["strides"] = (1, 1)
         if self._reads_small_maps(layer):
-            # The map gets its border before it is resampled.
-            self._borders[layer] = self._border_layers(
-                layer, beyond(padding, same_padding(layer))
-            )
             config["padding"] = "same"
             return type(layer).from_config(config)
         is_same = padding == same_padding(layer)
@@ -215,13 +211,14 @@ class _Conversion:
         return self._is_before and isinstance(layer, CONVOLUTIONS)
 
     def _resample_once(self, layer, inputs):
+        """The map that a convolution reads, with its border, resampled."""
         leader = self._shared.leader(layer)
-        padding = beyond(self._paddings[layer], same_padding(layer))
-        key = id(inputs), leader, padding
+        border = beyond(self._paddings[layer], same_padding(layer))
+        key = id(inputs), leader, border
         if key not in self._resampled:
             x = inputs
-            for border in self._borders[layer]:
-                x = border(x)
+            for border_layer in self._border_layers(layer, border):
+                x = border_layer(x)
             # Keep the input, because an `id` is of a living object alone.
             self._resampled[key] = inputs, self._stride(leader)(x)
         return self._resampled[key][1]

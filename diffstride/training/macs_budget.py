@@ -95,7 +95,7 @@ class MacsBudget(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self._epochs = epoch
-        if self._start is None:
+        if self.approach and self._start is None:
             self._start = epoch, self._costs.count()
 
     def on_train_batch_end(self, batch, logs=None):
