@@ -180,7 +180,7 @@ def two_stages():
         ["shortcut"],
         lambda layer: layer.kernel_size == (1, 1),
     ],
-    ids=str,
+    ids=["list", "name", "shortcut", "predicate"],
 )
 def test_some_layers_learn_and_their_branches_with_them(where):
     model = two_stages()
