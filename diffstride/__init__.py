@@ -25,6 +25,11 @@ from diffstride.layers.pooling import (
     SpatialPooling,
     StrideConstraint,
 )
+from diffstride.layers.resize import (
+    SpectralResize,
+    SpectralResize1D,
+    SpectralResize3D,
+)
 from diffstride.layers.spec_augment import SpecAugment
 from diffstride.models import (  # noqa: F401
     audio_cnn,
@@ -76,6 +81,9 @@ __all__ = [
     "RefreshSizes",
     "SpatialPooling",
     "SpecAugment",
+    "SpectralResize",
+    "SpectralResize1D",
+    "SpectralResize3D",
     "StrideConstraint",
     "StrideHistory",
     "conversion_summary",

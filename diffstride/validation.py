@@ -125,17 +125,32 @@ def check_limits(lower, upper):
         )
 
 
-def check_two_integers(value, name):
-    """An integer of 1 or more for each of two axes."""
-    values = _for_each_axis(value, 2)
+def check_integers(value, name, rank):
+    """An integer of 1 or more for each of `rank` axes."""
+    values = _for_each_axis(value, rank)
     if values is None or not all(
         is_number(v) and v == v // 1 and v >= 1 for v in values
     ):
+        several = f", or a tuple of {rank}" if rank > 1 else ""
         raise ValueError(
-            f"`{name}` must be an integer of 1 or more, or a tuple of two. "
+            f"`{name}` must be an integer of 1 or more{several}. "
             f"Received: {name}={value!r}"
         )
     return tuple(int(v) for v in values)
+
+
+def check_factor(value, rank):
+    """A finite number above 0 for each of `rank` axes."""
+    values = _for_each_axis(value, rank)
+    if values is None or not all(
+        is_number(v) and 0 < v < math.inf for v in values
+    ):
+        several = f", or a tuple of {rank}" if rank > 1 else ""
+        raise ValueError(
+            f"`factor` must be a finite number above 0{several}. "
+            f"Received: factor={value!r}"
+        )
+    return tuple(float(v) for v in values)
 
 
 def _for_each_axis(value, rank):

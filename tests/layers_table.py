@@ -19,6 +19,9 @@ from diffstride import (
     LogMelSpectrogram,
     SpatialPooling,
     SpecAugment,
+    SpectralResize,
+    SpectralResize1D,
+    SpectralResize3D,
 )
 from diffstride.models.audio_tagger import AttentionPooling
 from diffstride.models.residual_layer import ResidualLayer
@@ -102,6 +105,11 @@ ROWS = {
         FixedSpectralPooling3D, {"strides": 2}, (6, 8, 8, 2)
     ),
     "SpatialPooling": Row(SpatialPooling, {"pool_size": 2}, IMAGE),
+    "SpectralResize": Row(SpectralResize, {"factor": (1.5, 0.7)}, IMAGE),
+    "SpectralResize1D": Row(SpectralResize1D, {"size": 37}, (24, 3)),
+    "SpectralResize3D": Row(
+        SpectralResize3D, {"factor": 1.5, "norm": "ortho"}, (6, 8, 8, 2)
+    ),
     "ResidualLayer": Row(
         ResidualLayer, {**SLOT, "project": True}, IMAGE, trains=True
     ),

@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops, tree
 
 from diffstride.analysis.keras_graph import graph, is_graph, sublayers
-from diffstride.layers.base_pooling import BaseSpectralPooling
+from diffstride.layers.base_pooling import BaseSpectralLayer
 from diffstride.ops import spectral, windows
 
 layers = keras.layers
@@ -314,7 +314,7 @@ def _kernel_entries(cell):
     )
 
 
-@_macs.register(BaseSpectralPooling)
+@_macs.register(BaseSpectralLayer)
 def _spectral(layer, arguments, output_shape):
     """Products of the real parts, axis by axis, and of an imaginary one.
 

@@ -11,7 +11,7 @@ import keras
 
 from diffstride.analysis import keras_graph
 from diffstride.layers import compiled_functions
-from diffstride.layers.base_pooling import BaseSpectralPooling
+from diffstride.layers.base_pooling import BaseSpectralLayer
 from diffstride.layers.graph_sizes import in_another_thread
 from diffstride.layers.strides import as_floats
 
@@ -22,7 +22,7 @@ _GLOBAL_AVERAGES = (
 )
 # Layers that keep the mean over space apart from everything else.
 _LINEAR = (
-    BaseSpectralPooling,
+    BaseSpectralLayer,
     keras.layers.Add,
     keras.layers.Average,
     keras.layers.Concatenate,

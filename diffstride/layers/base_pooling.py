@@ -17,14 +17,47 @@ from diffstride.validation import (
 )
 
 
-class BaseSpectralPooling(keras.layers.Layer):
-    """Filters `rank` spatial axes in the Fourier domain and resizes them.
+class BaseSpectralLayer(keras.layers.Layer):
+    """Works on `rank` spatial axes in the Fourier domain."""
+
+    rank = None
+
+    def __init__(self, data_format: str | None, norm: str, **kwargs):
+        super().__init__(**kwargs)
+        self.data_format = check_data_format(data_format)
+        self.norm = check_choice(norm, "norm", ("backward", "ortho", "forward"))
+        first = 1 if self.data_format == "channels_last" else 2
+        self._axes = tuple(range(first, first + self.rank))
+
+    @property
+    def _rules(self):
+        """How each axis reads its window (see `diffstride.ops.windows`)."""
+        return ("symmetric",) * self.rank
+
+    def _sizes(self, shape):
+        return tuple(shape[axis] for axis in self._axes)
+
+    def _resized(self, shape, sizes):
+        """The shape of a map, with other spatial sizes."""
+        shape = list(shape)
+        for axis, size in zip(self._axes, sizes, strict=True):
+            shape[axis] = size
+        return tuple(shape)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "data_format": self.data_format,
+            "norm": self.norm,
+        }
+
+
+class BaseSpectralPooling(BaseSpectralLayer):
+    """Filters `rank` spatial axes in the Fourier domain and shrinks them.
 
     A subclass says which size comes out of an axis (`_output_sizes`, None where
     it is unknown) and which filter leads there (`_filters`).
     """
-
-    rank = None
 
     def __init__(
         self,
@@ -33,23 +66,15 @@ class BaseSpectralPooling(keras.layers.Layer):
         norm: str = "backward",
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        super().__init__(data_format, norm, **kwargs)
         self._initial_strides = check_strides(strides, self.rank)
-        self.data_format = check_data_format(data_format)
-        self.norm = check_choice(norm, "norm", ("backward", "ortho", "forward"))
         self.input_spec = keras.layers.InputSpec(ndim=self.rank + 2)
-        first = 1 if self.data_format == "channels_last" else 2
-        self._axes = tuple(range(first, first + self.rank))
 
     @property
     def _rules(self):
-        """How each axis reads its window (see `diffstride.ops.windows`)."""
         if self.rank == 2:
             return ("height", "width")
         return ("symmetric",) * (self.rank - 1) + ("width",)
-
-    def _sizes(self, shape):
-        return tuple(shape[axis] for axis in self._axes)
 
     def call(self, inputs):
         self._check_floating(inputs)
@@ -72,19 +97,12 @@ class BaseSpectralPooling(keras.layers.Layer):
         )
 
     def compute_output_shape(self, input_shape):
-        output_shape = list(input_shape)
         sizes = self._output_sizes(self._sizes(input_shape))
-        for axis, size in zip(self._axes, sizes, strict=True):
-            output_shape[axis] = size
-        return tuple(output_shape)
+        return self._resized(input_shape, sizes)
 
     def get_config(self):
-        return {
-            **super().get_config(),
-            "strides": list(self._initial_strides),
-            "data_format": self.data_format,
-            "norm": self.norm,
-        }
+        strides = list(self._initial_strides)
+        return {**super().get_config(), "strides": strides}
 
 
 class BaseFixedSpectralPooling(BaseSpectralPooling):

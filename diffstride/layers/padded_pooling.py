@@ -10,7 +10,7 @@ from keras import ops
 from diffstride.validation import (
     check_choice,
     check_data_format,
-    check_two_integers,
+    check_integers,
 )
 
 
@@ -60,8 +60,8 @@ class PaddedPooling2D(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.pool_size = check_two_integers(pool_size, "pool_size")
-        self.strides = check_two_integers(strides, "strides")
+        self.pool_size = check_integers(pool_size, "pool_size", rank=2)
+        self.strides = check_integers(strides, "strides", rank=2)
         self.padding = tuple(map(tuple, padding))
         if [len(pair) for pair in self.padding] != [2, 2] or any(
             points < 0 for pair in self.padding for points in pair

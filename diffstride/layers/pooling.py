@@ -18,7 +18,7 @@ from diffstride.layers.strides import StrideConstraint
 from diffstride.validation import (
     check_choice,
     check_data_format,
-    check_two_integers,
+    check_integers,
 )
 
 __all__ = [
@@ -80,9 +80,11 @@ class SpatialPooling(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.strides = check_two_integers(strides, "strides")
-        self.pool_size = check_two_integers(
-            self.strides if pool_size is None else pool_size, "pool_size"
+        self.strides = check_integers(strides, "strides", rank=2)
+        self.pool_size = check_integers(
+            self.strides if pool_size is None else pool_size,
+            "pool_size",
+            rank=2,
         )
         self.pool_mode = check_choice(
             pool_mode, "pool_mode", ("average", "max")

@@ -1,13 +1,13 @@
 """The spectral operators of the layers, apart from any layer.
 
-Downsampling an axis of `n` points to `m` in the Fourier domain is linear:
-transform, weigh each frequency, drop the high ones, transform back. Written
-out, it is an `m x n` matrix
+Resizing an axis of `n` points to `m` in the Fourier domain is linear:
+transform, weigh each frequency, drop the high ones or add zeros, transform
+back. Written out, it is an `m x n` matrix
 
     M[j, p] = gain * sum_k a(k) exp(2i pi k (j / m - p / n))
 
 that depends on the sizes and the weights `a` alone. Its real and imaginary
-parts are sums over the half spectrum k = 0 .. m // 2,
+parts are sums over the half spectrum, k = 0 .. m // 2 if the axis shrinks,
 
     C[j, p] = gain * sum_k (a(k) + a(-k)) cos(2 pi k (j / m - p / n))
     S[j, p] = gain * sum_k (a(k) - a(-k)) sin(2 pi k (j / m - p / n))
@@ -106,8 +106,9 @@ def resample(x, filters, axes):
         if is_small and not _is_long(width, is_signal=False):
             return _resample_small_image(x, height, width, *axes)
         return _resample_image(x, height, width, *axes)
+    is_signal = len(x.shape) == 3
     for axis_filter, axis in zip(filters, axes, strict=True):
-        x = _apply_real(x, axis_filter, axis, is_signal=len(axes) == 1)
+        x = _apply_real(x, axis_filter, axis, is_signal=is_signal)
     return x
 
 
@@ -235,7 +236,7 @@ def apply_matrix(x, matrix, axis):
 def apply_transform(x, axis_filter, axis, sine=False):
     """Multiplies by `cosine_matrix`, or `sine_matrix`, by transforms."""
     in_size, out_size, (even, _, _), scale, *_ = axis_filter
-    bins = out_size // 2 + 1
+    bins = _bins(axis_filter)
     # An inverse real transform counts every frequency twice by itself, except
     # for zero and the Nyquist bin, and divides by the size.
     frequencies = ops.arange(bins, dtype="int32")
@@ -269,8 +270,7 @@ def _analysis(axis_filter):
 
 def _bins(axis_filter):
     """Number of frequencies from zero on that have a weight."""
-    in_size, out_size = axis_filter.in_size, axis_filter.out_size
-    return (in_size if axis_filter.keeps_all else out_size) // 2 + 1
+    return ops.shape(axis_filter.weights.even)[0]
 
 
 def _tables(size, frequencies):

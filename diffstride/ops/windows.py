@@ -149,6 +149,7 @@ class Weights(typing.NamedTuple):
 
     `even` counts for the bins from zero on. `odd` counts for `odd_bins` alone:
     the two sides of a spectrum differ only on the ramp and at the Nyquist bin.
+    Both are None where no layer asks for odd weights.
     """
 
     even: typing.Any
@@ -210,6 +211,34 @@ def crop_weights(out_size):
     """Weights of a hard crop: every frequency that is kept counts in full."""
     ones = ops.ones(out_size // 2 + 1, dtype="float32")
     return _weights(out_size, ones, ones, out_size // 2, odd_count(0))
+
+
+def resize_weights(in_size, out_size, norm):
+    """Weights of a hard crop, or of zeros beyond what the input has.
+
+    A frequency and its negative are two, except for zero and the Nyquist bin of
+    an even size, which are one. So the Nyquist bin of the smaller size is one
+    frequency there and two on the other side. `"forward"` counts frequencies of
+    the input: the output then has values of the trigonometric interpolant of
+    the input, whose higher frequencies are dropped before. `"backward"` counts
+    those of the output, which makes it the adjoint of `"forward"` from the
+    output to the input. `"ortho"` takes the geometric mean of the two, and is
+    its own adjoint. In all three, up and down again is the identity.
+    """
+    bins = minimum(in_size, out_size) // 2 + 1
+    frequencies = ops.arange(bins, dtype="int32")
+    in_count, out_count = (
+        ops.where(
+            ops.logical_or(frequencies == 0, 2 * frequencies == size), 1.0, 2.0
+        )
+        for size in (in_size, out_size)
+    )
+    even = {
+        "forward": in_count,
+        "backward": out_count,
+        "ortho": ops.sqrt(in_count * out_count),
+    }[norm]
+    return Weights(ops.cast(even, "float32"), odd=None, odd_bins=None)
 
 
 def _weights(out_size, above, below, first_odd_bin, count):
