@@ -11,7 +11,7 @@ import pytest
 import tiny
 
 from diffstride.data.arrays import from_arrays
-from diffstride.training import distribution, trainer
+from diffstride.training import distribution, losses_and_metrics, trainer
 from diffstride.validation import ConfigError
 
 
@@ -83,6 +83,33 @@ def test_batches_divide_among_devices(monkeypatch):
     )
     (batch,) = divided.train(0)
     assert len(batch) == 2 and len(batch[0]) == 6
+
+
+def test_pixels_divide_among_devices(monkeypatch):
+    monkeypatch.setattr(distribution, "_replicas", lambda: 3)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(9, 4, 5, 1)).astype("float32")
+    y = rng.integers(0, 3, (9, 4, 5))
+    data = from_arrays(((x, y), (x, y)), batch_size=6, crop_padding=0)
+    # Batches of four, four and one example.
+    other = from_arrays(((x, y), (x, y)), batch_size=4, crop_padding=0)
+    data = dataclasses.replace(data, test=other.test)
+    divided = distribution.divide(data)
+    shapes = [weights.shape for _, _, weights in divided.test()]
+    assert shapes == [(6, 4, 5), (6, 4, 5), (3, 4, 5)]
+    model = keras.Sequential(
+        [keras.Input((4, 5, 1)), keras.layers.Conv2D(3, 3, padding="same")]
+    )
+    model.compile(
+        "sgd",
+        losses_and_metrics.CrossEntropy(),
+        weighted_metrics=losses_and_metrics.build_metrics(None, 3, True),
+    )
+    np.testing.assert_allclose(
+        model.evaluate(divided.test(), verbose=0),
+        model.evaluate(data.test(), verbose=0),
+        rtol=1e-5,
+    )
 
 
 @pytest.mark.parametrize(

@@ -66,10 +66,100 @@ def test_integers_may_follow_one_hot_targets():
         np.testing.assert_allclose(integers[name], one_hot[name], rtol=1e-6)
 
 
+RNG = np.random.default_rng(1)
+MAPS = RNG.integers(-1, 4, (3, 5, 6))
+MAP_LOGITS = RNG.normal(size=(3, 5, 6, 4)).astype("float32")
+WEIGHTS = (1.0, 0.0, 3.0, 0.5)
+
+
+@pytest.mark.parametrize("class_weights", [None, WEIGHTS])
+def test_ignored_pixels_cost_nothing(class_weights):
+    loss = losses_and_metrics.CrossEntropy(class_weights=class_weights)
+    counted = MAPS >= 0
+    labels, logits = MAPS[counted], MAP_LOGITS[counted].astype("float64")
+    costs = (
+        np.log(np.exp(logits).sum(-1)) - logits[np.arange(len(labels)), labels]
+    )
+    weights = np.ones(4) if class_weights is None else np.array(WEIGHTS)
+    expected = np.average(costs, weights=weights[labels])
+    np.testing.assert_allclose(float(loss(MAPS, MAP_LOGITS)), expected, 1e-5)
+    # What is predicted there changes nothing.
+    other = np.where(counted[..., np.newaxis], MAP_LOGITS, 1e4)
+    np.testing.assert_allclose(float(loss(MAPS, other)), expected, 1e-5)
+    assert float(loss(np.full_like(MAPS, -1), MAP_LOGITS)) == 0
+
+
+def test_class_weights_of_examples():
+    """Integers and one-hot targets have the same weights."""
+    weights = np.arange(1.0, 8)
+    loss = losses_and_metrics.CrossEntropy(class_weights=weights)
+    costs = -np.log(PROBABILITIES[np.arange(6), LABELS])
+    expected = np.average(costs, weights=weights[LABELS])
+    for targets in (LABELS, np.eye(7)[LABELS]):
+        np.testing.assert_allclose(float(loss(targets, LOGITS)), expected, 1e-5)
+
+
+def mean_iou(maps, predicted, num_classes):
+    """Mean over the classes that occur, of pixels that count."""
+    predicted, maps = predicted[maps >= 0], maps[maps >= 0]
+    ious = []
+    for number in range(num_classes):
+        union = np.sum((maps == number) | (predicted == number))
+        if union:
+            ious.append(
+                np.sum((maps == number) & (predicted == number)) / union
+            )
+    return np.mean(ious)
+
+
+@pytest.mark.parametrize("num_classes", [4, 6])
+def test_metrics_leave_out_ignored_pixels(num_classes):
+    extra = np.full((*MAPS.shape, num_classes - 4), -9)
+    logits = np.concatenate([MAP_LOGITS, extra], axis=-1)
+    predicted = logits.argmax(-1)
+    iou = losses_and_metrics.MeanIoU(num_classes)
+    accuracy = losses_and_metrics.TopAccuracy()
+    for rows in (slice(2), slice(2, 3)):
+        for metric in (iou, accuracy):
+            metric.update_state(MAPS[rows], logits[rows])
+    expected = np.mean((predicted == MAPS)[MAPS >= 0])
+    np.testing.assert_allclose(float(accuracy.result()), expected, 1e-6)
+    expected = mean_iou(MAPS, predicted, num_classes)
+    np.testing.assert_allclose(float(iou.result()), expected, 1e-6)
+
+
+def test_figures_of_a_last_smaller_batch():
+    """Those of `fit` and `evaluate` are those of all pixels."""
+    model = keras.Sequential(
+        [keras.Input((5, 6, 4)), keras.layers.Conv2D(4, 1, use_bias=False)]
+    )
+    model.layers[0].set_weights([np.eye(4)[None, None]])
+    model.compile(
+        keras.optimizers.SGD(0.0),
+        losses_and_metrics.CrossEntropy(),
+        weighted_metrics=losses_and_metrics.build_metrics(None, 4, True),
+    )
+    result = model.fit(
+        MAP_LOGITS,
+        MAPS,
+        batch_size=2,
+        validation_data=(MAP_LOGITS, MAPS),
+        verbose=0,
+    ).history
+    predicted = MAP_LOGITS.argmax(-1)
+    accuracy = np.mean((predicted == MAPS)[MAPS >= 0])
+    for prefix in ("", "val_"):
+        figures = result[f"{prefix}pixel_accuracy"], result[f"{prefix}mean_iou"]
+        expected = [accuracy], [mean_iou(MAPS, predicted, 4)]
+        np.testing.assert_allclose(figures, expected, rtol=1e-6)
+
+
 def test_configs():
     loss = losses_and_metrics.CrossEntropy(from_logits=False, name="head")
+    weighted = losses_and_metrics.CrossEntropy(class_weights=(1, 2))
     metric = losses_and_metrics.TopAccuracy(3)
-    for value in (loss, metric):
+    iou = losses_and_metrics.MeanIoU(3)
+    for value in (loss, weighted, metric, iou):
         config = keras.saving.serialize_keras_object(value)
         restored = keras.saving.deserialize_keras_object(config)
         assert restored.get_config() == value.get_config()

@@ -9,7 +9,10 @@ _MOST_EMPTY_CLASSES = 1000
 
 
 def check_split(images, labels, split):
-    """Checks a split; returns images of rank 4 and a vector of labels."""
+    """Checks a split; returns images of rank 4, and labels.
+
+    Labels are a vector, or label maps `(examples, height, width)`.
+    """
     if images.ndim == 3:
         images = images[..., np.newaxis]
     if images.ndim != 4 or 0 in images.shape:
@@ -26,11 +29,19 @@ def check_split(images, labels, split):
         )
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
-    if labels.shape != images.shape[:1]:
+    if labels.ndim == 4 and labels.shape[-1] == 1:
+        labels = labels[..., 0]
+    if labels.ndim == 3 and labels.shape != images.shape[:3]:
+        raise ValueError(
+            f"The label maps in `y_{split}` must be as many and as large as "
+            f"the images in `x_{split}`. Received: "
+            f"x_{split}.shape={images.shape}, y_{split}.shape={labels.shape}"
+        )
+    if labels.ndim != 3 and labels.shape != images.shape[:1]:
         raise ValueError(
             f"`y_{split}` must be one number for each image, not a one-hot "
-            f"vector. Received: x_{split}.shape={images.shape}, "
-            f"y_{split}.shape={labels.shape}"
+            "vector, or a map of one number for each pixel. Received: "
+            f"x_{split}.shape={images.shape}, y_{split}.shape={labels.shape}"
         )
     if not np.issubdtype(labels.dtype, np.integer):
         raise TypeError(
@@ -54,7 +65,7 @@ def check_split(images, labels, split):
                 f"infinite, the first in image "
                 f"{np.argwhere(~np.isfinite(images))[0, 0]}"
             )
-    return images, labels.astype("int32")
+    return images, labels if labels.ndim == 3 else labels.astype("int32")
 
 
 def check_likeness(x_train, x_test, y_train, y_test, split):
@@ -74,6 +85,12 @@ def check_likeness(x_train, x_test, y_train, y_test, split):
         raise ValueError(
             f"Training and {split} images must have the same shape. Received: "
             f"x_train.shape={x_train.shape}, x_{split}.shape={x_test.shape}"
+        )
+    if y_train.ndim != y_test.ndim:
+        raise ValueError(
+            f"`y_train` and `y_{split}` must both be label maps, or both one "
+            f"number for each image. Received: y_train.shape={y_train.shape}, "
+            f"y_{split}.shape={y_test.shape}"
         )
     if (x_train.dtype == np.uint8) != (x_test.dtype == np.uint8):
         raise TypeError(

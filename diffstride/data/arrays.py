@@ -25,6 +25,13 @@ from diffstride.data.dataset import (
     random_generator,
     validate_batching,
 )
+from diffstride.data.label_maps import (
+    check_labels,
+    check_map_options,
+    class_weights_of,
+    count_map_classes,
+    number_classes,
+)
 from diffstride.types import FilePath
 from diffstride.validation import is_number
 
@@ -48,10 +55,13 @@ def from_arrays(
     mixup_pairs: bool = False,
     shuffle_buffer: int | None = None,
     workers: int = 1,
+    label_values: Sequence[int] | None = None,
+    ignore_label: int | None = None,
+    class_weights: str | Sequence[float] | None = None,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Dataset:
-    """A data set of images that lie in memory.
+    """A data set of images that lie in memory, with classes or label maps.
 
     The training images come in a new order in every epoch. A last batch that
     would be incomplete is left out, so each epoch leaves out other images.
@@ -61,7 +71,8 @@ def from_arrays(
             `x_test` and `y_test`; or what `keras.datasets` returns:
             `((x_train, y_train), (x_test, y_test))`. Images have the shape
             `(examples, height, width, channels)` or, with one channel,
-            `(examples, height, width)`; labels are integers from 0.
+            `(examples, height, width)`; labels are integers from 0, one for
+            each image or, for segmentation, maps `(examples, height, width)`.
         batch_size: Number of images in a batch, of all processes together.
         seed: Seed of the order and of the augmentation.
         name: Name of the data set.
@@ -100,6 +111,15 @@ def from_arrays(
             as in `tf.data.Dataset.shuffle`. Defaults to all of them.
         workers: Number of threads that each make a batch. One is enough for
             small images. Resizing large ones (`inception_crop`) needs more.
+        label_values: The values in label maps that stand for the classes 0, 1,
+            2 and so on. Defaults to these numbers themselves.
+        ignore_label: The value in label maps of pixels that count neither in
+            the loss nor in the metrics. So it is with pixels that a random crop
+            takes from beyond the border.
+        class_weights: Weight of each class in the loss, or
+            `"median_frequency"`: weights that make rare classes of the training
+            set count more (see
+            `diffstride.data.label_maps.median_frequency_weights`).
         process_index: Number of this process.
         process_count: Number of processes that each make their own rows of
             every batch.
@@ -123,29 +143,40 @@ def from_arrays(
     """
     named = isinstance(validation_split, str)
     splits = ("train", "test", *([validation_split] if named else []))
-    held_out = {
+    by_split = {
         split: check_split(*pair, split)
         for split, pair in _load(data, splits).items()
     }
-    x_train, y_train = held_out.pop("train")
-    for split, (images, labels) in held_out.items():
+    x_train, y_train = by_split["train"]
+    for split in splits[1:]:
+        images, labels = by_split[split]
         check_likeness(x_train, images, y_train, labels, split)
-    if num_classes is None:
-        num_classes = count_classes(y_train)
-    for split, (_, labels) in {"train": (x_train, y_train), **held_out}.items():
-        key = f"y_{split}"
-        if labels.min() < 0 or labels.max() >= num_classes:
-            raise ValueError(
-                f"The labels in `{key}` must lie between 0 and "
-                f"{num_classes - 1}, one less than the number of classes. "
-                f"Received: {key} from {labels.min()} to {labels.max()}"
+    has_maps = y_train.ndim > 1
+    if has_maps:
+        check_map_options(label_smoothing, mixup_alpha, stratified)
+        for split, (images, maps) in by_split.items():
+            maps = number_classes(
+                maps, f"y_{split}", label_values, ignore_label
             )
+            by_split[split] = images, maps
+    elif label_values is not None or ignore_label is not None:
+        raise ValueError(
+            "`label_values` and `ignore_label` must be None if each image has "
+            f"one label. Received: label_values={label_values}, "
+            f"ignore_label={ignore_label}, y_train.shape={y_train.shape}"
+        )
+    x_train, y_train = by_split["train"]
+    if num_classes is None:
+        count = count_map_classes if has_maps else count_classes
+        num_classes = len(label_values) if label_values else count(y_train)
+    for split, (_, labels) in by_split.items():
+        check_labels(labels, num_classes, f"y_{split}")
     warn_of_empty_classes(y_train, num_classes, name)
     if validation_split is not None and not named:
         size = training_size(len(x_train), validation_split)
-        first = _subset(y_train, size, stratified=True)
+        first = _subset(y_train, size, stratified=not has_maps)
         validation_split = "validation"
-        held_out[validation_split] = tuple(
+        by_split[validation_split] = tuple(
             np.delete(array, first, axis=0) for array in (x_train, y_train)
         )
         x_train, y_train = x_train[first], y_train[first]
@@ -193,7 +224,7 @@ def from_arrays(
         return Batches(make_batch, train_steps, start_step, workers)
 
     def evaluation(split):
-        images, labels = held_out[split]
+        images, labels = by_split[split]
 
         def examples(step):
             start = step * batch_size
@@ -216,6 +247,8 @@ def from_arrays(
         num_classes=num_classes,
         name=name,
         validation=validation_split and (lambda: evaluation(validation_split)),
+        label_shape=augmentation.image_size if has_maps else (),
+        class_weights=class_weights_of(class_weights, y_train, num_classes),
     )
 
 

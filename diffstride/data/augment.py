@@ -23,6 +23,7 @@ from diffstride.data.boxes import (
     crop_and_resize,
     random_boxes,
 )
+from diffstride.data.label_maps import IGNORED, crop_and_resize_maps
 
 # Means and standard deviations of the training images, on a scale of 0 to 1.
 IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -34,18 +35,19 @@ CIFAR100_STATISTICS = ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
 _CENTRAL_FRACTION = 0.875
 
 
-def random_crop(images, offsets, padding):
-    """Pads all sides with zeros and crops each image at its own offset.
+def random_crop(images, offsets, padding, value=0):
+    """Pads all sides with a value and crops each image at its own offset.
 
     Args:
         images: Array `(batch, height, width, channels)`.
         offsets: Integer array `(batch, 2)`: row and column, between 0 and
             twice the padding, where the crop starts in the padded image.
         padding: Number of pixels on each side.
+        value: The value of these pixels.
     """
     batch, height, width, channels = images.shape
     shape = (batch, height + 2 * padding, width + 2 * padding, channels)
-    padded = np.zeros(shape, images.dtype)
+    padded = np.full(shape, value, images.dtype)
     padded[:, padding : padding + height, padding : padding + width] = images
     # Join pixels and channels in one axis, because NumPy copies long rows
     # faster than triples.
@@ -253,27 +255,51 @@ class Augmentation:
         Args:
             images: Array `(batch, height, width, channels)`, those images of
                 the global batch whose numbers are in `needed`.
-            labels: Their classes.
+            labels: Their classes, or label maps `(batch, height, width)`.
             draws: What `draw` returned for the global batch.
             needed: Numbers of the images that are given. Defaults to all.
             rows: Rows of the global batch to make. Defaults to all.
         """
         images = self.change(images, draws, needed)
+        if labels.ndim > 1:
+            labels = self.change_maps(labels, draws, needed)
         return self.mix(images, labels, draws, needed, rows)
 
     def change(self, images, draws=None, needed=...):
         """Changes each image on its own; without `draws`, as a test image."""
+        images = self._move(images, draws, needed, value=0)
+        images = normalize(images, self.mean, self.std)
+        boxes = self._resized_boxes(images, draws, needed)
+        if boxes is None:
+            return images
+        return crop_and_resize(images, boxes, self.image_size)
+
+    def change_maps(self, maps, draws=None, needed=...):
+        """Does to label maps what `change` does to their images.
+
+        Pixels that come from beyond the border of a map are ignored ones.
+        """
+        maps = self._move(maps[..., np.newaxis], draws, needed, IGNORED)[..., 0]
+        boxes = self._resized_boxes(maps, draws, needed)
+        if boxes is not None:
+            maps = crop_and_resize_maps(maps, boxes, self.image_size)
+        return maps.astype("int32")
+
+    def _move(self, images, draws, needed, value):
+        """Crops and flips; `value` is that of pixels beyond the border."""
         if self.crop_padding and draws is not None:
             offsets = draws.offsets[needed]
-            images = random_crop(images, offsets, self.crop_padding)
+            images = random_crop(images, offsets, self.crop_padding, value)
         if self.flip and draws is not None:
             images = flip_left_right(images, draws.flips[needed])
-        images = normalize(images, self.mean, self.std)
+        return images
+
+    def _resized_boxes(self, images, draws, needed):
+        """The boxes to resize, or None if images stay as large as they are."""
         size = images.shape[1:3]
         if not self.inception_crop and self.image_size == size:
-            return images
-        boxes = self.boxes(*np.array([size]).T, draws, needed)
-        return crop_and_resize(images, boxes, self.image_size)
+            return None
+        return self.boxes(*np.array([size]).T, draws, needed)
 
     def mix(self, images, labels, draws, needed=..., rows=...):
         """Mixes images that `change` returned; arguments as for `__call__`."""
@@ -297,6 +323,8 @@ class Augmentation:
 
     def targets(self, labels):
         """The targets of test images, one-hot if those of training are."""
+        if labels.ndim > 1:
+            return self.change_maps(labels)
         if not self.one_hot:
             return labels
         return smooth_labels(labels, self.num_classes)

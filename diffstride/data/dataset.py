@@ -44,6 +44,11 @@ class Dataset:
         validation: Function without arguments, like `test`, for the examples
             that decide which epoch is the best one and when to stop. None if
             the examples of `test` decide.
+        label_shape: Shape of the label of one example: `()` for a class, and
+            `(height, width)` for a label map, a class for each pixel. Pixels of
+            the class -1 do not count.
+        class_weights: Weight of each class in the loss. None if all classes
+            have the same.
     """
 
     train: Callable[..., Iterable]
@@ -58,6 +63,8 @@ class Dataset:
     sample_rate: int | None = None
     test_split: str = "test"
     validation: Callable[[], Iterable] | None = None
+    label_shape: tuple = ()
+    class_weights: tuple | None = None
 
 
 class Batches(keras.utils.PyDataset):

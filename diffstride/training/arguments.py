@@ -195,7 +195,7 @@ def _check_spelling(monitor, callbacks, metrics):
     """
     known = ["loss"]
     if metrics is None:
-        known += ["accuracy", "top5_accuracy"]
+        known += ["accuracy", "top5_accuracy", "pixel_accuracy", "mean_iou"]
     for name in (
         monitor,
         *(getattr(each, "monitor", None) for each in callbacks),

@@ -153,7 +153,7 @@ class Checkpointing(keras.callbacks.Callback):
     def _better(self, best, logs):
         monitor = self._monitor
         if monitor is None:
-            monitor = "val_accuracy" if "val_accuracy" in logs else "val_loss"
+            monitor = next(name for name in MONITORS if name in logs)
         value = logs[monitor]
         if best is not None:
             sign = 1 if is_to_be_small(monitor) else -1
@@ -207,6 +207,10 @@ class Checkpointing(keras.callbacks.Callback):
 
 def _values(variables):
     return [np.array(ops.convert_to_numpy(variable)) for variable in variables]
+
+
+# What tells the best epoch, unless it is said: the first that a run has.
+MONITORS = ("val_accuracy", "val_mean_iou", "val_loss")
 
 
 def is_to_be_small(name):

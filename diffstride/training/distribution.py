@@ -263,18 +263,25 @@ def _count_rows(batch):
 def _fill_up(batch, size, weight):
     x, y, weights = keras.utils.unpack_x_y_sample_weight(batch)
     if weights is None:
-        weights = keras.tree.map_structure(lambda each: np.ones(len(each)), y)
+        weights = keras.tree.map_structure(_ones, y)
 
     def repeat(array):
         # Rows that occur: the weight would not make a NaN vanish.
         return np.resize(array, (size, *np.shape(array)[1:]))
 
     def pad(array):
-        array = np.asarray(array) * weight
-        return np.pad(array, (0, size - len(array))).astype("float32")
+        padded = np.zeros((size, *np.shape(array)[1:]), "float32")
+        padded[: len(array)] = weight * np.asarray(array)
+        return padded
 
     return (
         keras.tree.map_structure(repeat, x),
         keras.tree.map_structure(repeat, y),
         keras.tree.map_structure(pad, weights),
     )
+
+
+def _ones(labels):
+    """A weight for each example or, of label maps, for each pixel."""
+    is_map = np.ndim(labels) > 2
+    return np.ones(np.shape(labels) if is_map else len(labels))

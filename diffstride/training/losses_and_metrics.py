@@ -1,17 +1,19 @@
-"""Losses and metrics of classifiers.
+"""Losses and metrics of models that classify images, sounds or pixels.
 
 Batches of training may hold one-hot targets, softened by label smoothing or
 mixup, while test batches hold integers. `CrossEntropy` and `TopAccuracy` take
 both: a target with the rank and the number of classes of the prediction is a
-distribution, any other target is a label.
+distribution, any other target is a label. What has a label below 0 does not
+count: these are the pixels of label maps that have no class.
 """
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 
 import keras
-from keras import ops, tree
+from keras import ops
 
-from diffstride.analysis import keras_graph
+from diffstride.training.output_kind import output_kind
 from diffstride.types import Loss
 from diffstride.validation import ConfigError
 
@@ -29,12 +31,25 @@ def _labels(y_true, y_pred):
     return ops.cast(ops.reshape(y_true, ops.shape(y_pred)[:-1]), "int32")
 
 
+def _weights_of_counted(y_true, y_pred, sample_weight):
+    """Sample weights that are 0 where the label is below 0."""
+    counted = ops.cast(_labels(y_true, y_pred) >= 0, "float32")
+    if sample_weight is None:
+        return counted
+    return counted * ops.cast(sample_weight, "float32")
+
+
 @keras.saving.register_keras_serializable(package="diffstride")
 class CrossEntropy(keras.losses.Loss):
     """Cross-entropy between targets of either kind and predictions.
 
+    The loss of a batch is a mean, weighted by `class_weights`, over what has a
+    label of 0 or more.
+
     Args:
         from_logits: whether predictions are logits rather than probabilities.
+        class_weights: list of a number for each class, or None if all classes
+            count alike.
         reduction: as in `keras.losses.Loss`.
         name: string. Name of the loss.
 
@@ -54,26 +69,52 @@ class CrossEntropy(keras.losses.Loss):
         reduction: str | None = "sum_over_batch_size",
         name: str = "cross_entropy",
         dtype: str | None = None,
+        class_weights: Sequence[float] | None = None,
     ):
         super().__init__(name=name, reduction=reduction, dtype=dtype)
         self.from_logits = from_logits
+        if class_weights is not None:
+            class_weights = list(map(float, class_weights))
+        self.class_weights = class_weights
 
     def call(self, y_true, y_pred):
         if _is_distribution(y_true, y_pred):
-            return ops.categorical_crossentropy(
+            values = ops.categorical_crossentropy(
                 y_true, y_pred, from_logits=self.from_logits
             )
-        return ops.sparse_categorical_crossentropy(
-            _labels(y_true, y_pred), y_pred, from_logits=self.from_logits
-        )
+            if self.class_weights is None:
+                return values
+            weights = ops.matmul(y_true, self._weights(y_true.dtype))
+        else:
+            labels = _labels(y_true, y_pred)
+            # Not -1, for which TensorFlow has an error or NaN.
+            classes = ops.maximum(labels, 0)
+            values = ops.sparse_categorical_crossentropy(
+                classes, y_pred, from_logits=self.from_logits
+            )
+            weights = ops.cast(labels >= 0, values.dtype)
+            if self.class_weights is not None:
+                weights *= ops.take(self._weights(values.dtype), classes)
+        # With weights of mean 1, Keras's mean over all values is the mean over
+        # those that count.
+        return values * ops.divide_no_nan(weights, ops.mean(weights))
+
+    def _weights(self, dtype):
+        return ops.convert_to_tensor(self.class_weights, dtype)
 
     def get_config(self):
-        return {**super().get_config(), "from_logits": self.from_logits}
+        return {
+            **super().get_config(),
+            "from_logits": self.from_logits,
+            "class_weights": self.class_weights,
+        }
 
 
 @keras.saving.register_keras_serializable(package="diffstride")
 class TopAccuracy(keras.metrics.MeanMetricWrapper):
     """How often the true class is among the `k` most probable ones.
+
+    What has a label below 0 does not count.
 
     Args:
         k: integer. Defaults to 1.
@@ -95,6 +136,11 @@ class TopAccuracy(keras.metrics.MeanMetricWrapper):
         super().__init__(self._among_top, name=name, dtype=dtype)
         self.k = k
 
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        if not _is_distribution(y_true, y_pred):
+            sample_weight = _weights_of_counted(y_true, y_pred, sample_weight)
+        return super().update_state(y_true, y_pred, sample_weight)
+
     def _among_top(self, y_true, y_pred):
         # Not `in_top_k`, which counts ties: equal logits would all be right.
         _, classes = ops.top_k(ops.cast(y_pred, "float32"), self.k)
@@ -106,11 +152,61 @@ class TopAccuracy(keras.metrics.MeanMetricWrapper):
         return {"name": self.name, "dtype": self.dtype, "k": self.k}
 
 
+@keras.saving.register_keras_serializable(package="diffstride")
+class MeanIoU(keras.metrics.MeanIoU):
+    """Mean over the classes of intersection over union, of all pixels at once.
+
+    For each class, it is the number of pixels that both the label map and the
+    prediction give to the class, over the number of those that one of them
+    does. A class in neither of them is left out of the mean, and so are pixels
+    with a label below 0.
+
+    Args:
+        num_classes: integer.
+        name: string. Name of the metric.
+
+    Example:
+
+    >>> metric = MeanIoU(num_classes=2)
+    >>> label_maps = np.array([[[0, 1, 1, -1]]])
+    >>> predictions = np.eye(2)[[[[0, 0, 1, 1]]]]
+    >>> metric.update_state(label_maps, predictions)
+    >>> float(metric.result())
+    0.5
+    """
+
+    def __init__(
+        self, num_classes: int, name: str = "mean_iou", dtype: str | None = None
+    ):
+        # Keras's own default, integers, overflows and truncates weights.
+        super().__init__(
+            num_classes,
+            name=name,
+            dtype=dtype or "float32",
+            ignore_class=-1,
+            sparse_y_pred=False,
+        )
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        with warnings.catch_warnings():
+            # JAX makes int32 of the integers that Keras asks for.
+            warnings.filterwarnings("ignore", "Explicitly requested dtype")
+            super().update_state(y_true, y_pred, sample_weight)
+
+    def get_config(self):
+        return {
+            "num_classes": self.num_classes,
+            "name": self.name,
+            "dtype": self.dtype,
+        }
+
+
 def build_loss(
     model: keras.Model,
     num_classes: int | Mapping[str, int],
     is_multi_label: bool = False,
     loss: Loss | Mapping[str, Loss] | None = None,
+    class_weights: Sequence[float] | None = None,
 ) -> Loss | Mapping[str, Loss]:
     """The loss of a classifier, or one for each of its heads.
 
@@ -121,12 +217,20 @@ def build_loss(
         is_multi_label: whether an example may be of several classes at once.
         loss: a Keras loss, a dict of one for each head, or None for
             cross-entropy; binary cross-entropy if `is_multi_label`.
+        class_weights: list of a number for each class, or None.
 
     Raises:
         ConfigError: if `loss` expects logits and the model gives probabilities,
             or the other way round.
     """
     if loss is not None:
+        if class_weights is not None:
+            raise ConfigError(
+                "`class_weights` of the data set must be None if `loss` is "
+                "given: a loss has its own weights, as in "
+                "`objectives.CrossEntropy.class_weights`. Received: "
+                f"class_weights={class_weights}"
+            )
         _check_loss(loss, model)
         return loss
     if is_multi_label and isinstance(num_classes, dict):
@@ -137,24 +241,30 @@ def build_loss(
         )
     if is_multi_label:
         return keras.losses.BinaryCrossentropy(from_logits=_from_logits(model))
-    return cross_entropy(model, num_classes)
+    return cross_entropy(model, num_classes, class_weights)
 
 
 def cross_entropy(
-    model: keras.Model, num_classes: int | Mapping[str, int]
+    model: keras.Model,
+    num_classes: int | Mapping[str, int],
+    class_weights: Sequence[float] | None = None,
 ) -> Loss | Mapping[str, Loss]:
     """The cross-entropy of a classifier, or one for each of its heads.
 
     Args:
         model: a Keras model.
         num_classes: integer, or a dict of one for each head.
+        class_weights: list of a number for each class, or None. Only for a
+            model of one head.
     """
     if isinstance(num_classes, dict):
         return {
             head: CrossEntropy(from_logits=_from_logits(model, head))
             for head in num_classes
         }
-    return CrossEntropy(from_logits=_from_logits(model))
+    return CrossEntropy(
+        from_logits=_from_logits(model), class_weights=class_weights
+    )
 
 
 def _from_logits(model, head=None):
@@ -175,117 +285,26 @@ def _check_loss(loss, model):
             )
 
 
-# What these do to all values of a head alike leaves logits to be logits, and
-# probabilities to be probabilities.
-_NEUTRAL = {
-    "Activation",
-    "Average",
-    "Cast",
-    "Dropout",
-    "ExpandDims",
-    "Flatten",
-    "GetItem",
-    "GlobalAveragePooling1D",
-    "GlobalAveragePooling2D",
-    "Identity",
-    "Permute",
-    "Reshape",
-    "Squeeze",
-    "Transpose",
-}
-
-
-def output_kind(model: keras.Model, head: str | None = None) -> str:
-    """What a classifier gives, by the layer that makes its output.
-
-    The output is followed back through inner models, and through layers that
-    only reshape or average, to the first layer with an activation.
-
-    Args:
-        model: a Keras model. The graph of a subclassed model is not known; its
-            last layer is taken for the one that makes the output.
-        head: string. Name of an output. Defaults to the first one.
-
-    Returns:
-        - `"logits"`: the layer has no activation, or a linear one.
-        - `"probabilities"`: the activation is softmax or sigmoid.
-        - `"activated"`: it is another one.
-        - `"unknown"`: the layer is of no kind that says what it gives.
-    """
-    if not keras_graph.is_graph(model):
-        last = model.layers[-1] if model.layers else None
-        return _kind_of_layer(last) or "unknown"
-    graph = keras_graph.graph(model)
-    if isinstance(graph.output, dict):
-        outputs = graph.output
-    else:
-        names = graph.output_names
-        outputs = dict(zip(names, tree.flatten(graph.output), strict=True))
-    output = next(iter(outputs.values())) if head is None else outputs.get(head)
-    return _kind_of_tensor(graph, output) or "unknown"
-
-
-def _kind_of_tensor(graph, tensor):
-    """As `output_kind`, or None if all that made the tensor is neutral."""
-    calls = {
-        id(output): (node, index)
-        for node in keras_graph.nodes(graph)
-        for index, output in enumerate(node.outputs)
-    }
-
-    def follow(tensor):
-        if id(tensor) not in calls:  # An input of the graph.
-            return None
-        node, index = calls[id(tensor)]
-        if keras_graph.is_graph(node.operation):
-            inner = keras_graph.graph(node.operation)
-            kind = _kind_of_tensor(inner, inner.outputs[index])
-        else:
-            kind = _kind_of_layer(node.operation)
-        if kind is None:
-            kinds = {follow(given) for given in node.input_tensors}
-            kind = kinds.pop() if len(kinds) == 1 else "unknown"
-        return kind
-
-    return follow(tensor)
-
-
-def _kind_of_layer(layer):
-    """As `output_kind`, for a layer or an operation; None if it is neutral."""
-    if isinstance(layer, keras.layers.Wrapper):
-        return _kind_of_layer(layer.layer)
-    name = type(layer).__name__
-    if name in ("Softmax", "Sigmoid"):
-        return "probabilities"
-    activations = keras.activations
-    activation = getattr(layer, "activation", None)
-    is_linear = activation in (None, activations.linear)
-    if name in _NEUTRAL and is_linear:
-        return None
-    if not hasattr(layer, "activation"):
-        return "unknown"
-    if is_linear or activation is activations.log_softmax:
-        return "logits"
-    if activation in (activations.softmax, activations.sigmoid):
-        return "probabilities"
-    return "activated"
-
-
 def build_metrics(
     functions: Sequence[Callable[[], keras.Metric]] | None,
     num_classes: int | Mapping[str, int],
+    has_label_maps: bool = False,
 ) -> list[keras.Metric] | dict[str, list[keras.Metric]]:
     """Fresh metrics of a classifier, or a list for each of its heads.
 
     Args:
         functions: list of functions that make a metric, or None for accuracy
-            and, with more than five classes, top-5 accuracy.
+            and, with more than five classes, top-5 accuracy; of label maps, for
+            the accuracy of pixels and the mean intersection over union.
         num_classes: integer, or a dict of one for each head.
+        has_label_maps: whether labels are maps.
     """
 
     def metrics(classes):
         if functions is not None:
             return [function() for function in functions]
+        if has_label_maps:
+            return [TopAccuracy(name="pixel_accuracy"), MeanIoU(classes)]
         return [TopAccuracy(k) for k in (1, 5) if k < classes]
 
     if isinstance(num_classes, dict):

@@ -62,7 +62,7 @@ def train(
     verbose: str | int = "auto",
     config: Callable[[], Configuration] | None = None,
 ) -> list[dict] | dict:
-    """Trains a classifier, or evaluates one.
+    """Trains a classifier of examples or of pixels, or evaluates one.
 
     The same call goes on where an interrupted one stopped, and ends as if
     nothing had happened.
@@ -93,7 +93,9 @@ def train(
             The layer that makes the output of the model says whether it is
             logits; a loss that expects the other kind is refused.
         metrics: list of functions that make Keras metrics. Defaults to
-            accuracy, and top-5 accuracy with more than five classes.
+            accuracy, and top-5 accuracy with more than five classes; of label
+            maps, to the accuracy of pixels and the mean intersection over
+            union.
         complexity_weight: number. Factor of the complexity in the loss (λ in
             Eq. 6), where there are strides to learn.
         target_macs: number or None. Multiply-accumulates that an example is to
@@ -116,9 +118,10 @@ def train(
         keep_checkpoints: integer. How many checkpoints to keep, besides the
             best one.
         monitor: string. What makes the best checkpoint the best: a name in
-            the history. Defaults to `"val_accuracy"` where there is one, else
-            `"val_loss"`. Names with `val_` are of the validation split of the
-            data set or, where it has none, of the test split.
+            the history. Defaults to `"val_accuracy"` or, of label maps,
+            `"val_mean_iou"`, where there is one, else `"val_loss"`. Names with
+            `val_` are of the validation split of the data set or, where it has
+            none, of the test split.
         eval_checkpoint: `"latest"`, `"best"` or, for the mean of the weights
             of those that are kept, `"average"`. What `mode="eval"` evaluates.
         tensorboard: whether to write for TensorBoard, where it is installed
@@ -163,7 +166,7 @@ def train(
         network = model(
             num_output_classes=data.num_classes, input_shape=data.input_shape
         )
-        _check_match(network, data)
+        _check_match(network, data, loss)
         rate = learning_rate
         is_schedule = isinstance(
             rate, keras.optimizers.schedules.LearningRateSchedule
@@ -173,11 +176,15 @@ def train(
         network.compile(
             optimizer=_build_optimizer(optimizer, rate, network, stride_rate),
             loss=losses_and_metrics.build_loss(
-                network, data.num_classes, data.is_multi_label, loss
+                network,
+                data.num_classes,
+                data.is_multi_label,
+                loss,
+                data.class_weights,
             ),
             # Of several tasks, each gives the examples of others no weight.
             weighted_metrics=losses_and_metrics.build_metrics(
-                metrics, data.num_classes
+                metrics, data.num_classes, bool(data.label_shape)
             ),
             jit_compile=jit_compile,
         )
@@ -253,8 +260,9 @@ def _check_compilation(model, jit_compile):
         )
 
 
-def _check_match(model, data):
-    """Refuses what would train, but to no good."""
+def _check_match(model, data, loss):
+    """Refuses what would train, but to no good, or fail in the first step."""
+    _check_label_shape(model, data, loss)
     for layer in sublayers(model):
         rate = getattr(layer, "sample_rate", data.sample_rate)
         if data.sample_rate is not None and rate != data.sample_rate:
@@ -264,3 +272,34 @@ def _check_match(model, data):
                 "`sample_rate` to both, as in "
                 "`frontend.LogMelSpectrogram.sample_rate`"
             )
+
+
+def _check_label_shape(model, data, loss):
+    """Refuses a classifier for label maps, and the other way round."""
+    output = getattr(model, "output_shape", None)
+    if isinstance(data.num_classes, dict) or not _is_shape(output):
+        return  # There are several outputs, or their shapes are not known.
+    size, labels = output[1:-1], data.label_shape
+    if len(size) == len(labels) and all(
+        one in (None, other) for one, other in zip(size, labels, strict=True)
+    ):
+        return
+    if data.label_shape:
+        raise ConfigError(
+            "`model` must give classes for each pixel of a label map, in the "
+            f"shape {(None, *data.label_shape, data.num_classes)}: bind one "
+            "for segmentation. Received: a data set "
+            f"of label maps and a model with output_shape={output}"
+        )
+    if loss is None:
+        raise ConfigError(
+            "`model` must give classes for each example, in the shape "
+            f"{(None, data.num_classes)}, because the labels of "
+            f"{data.name!r} are no maps. Received: output_shape={output}"
+        )
+
+
+def _is_shape(value):
+    return isinstance(value, tuple) and all(
+        size is None or isinstance(size, int) for size in value
+    )
