@@ -27,7 +27,8 @@ from diffstride.data.dataset import (
 )
 from diffstride.data.label_maps import (
     check_labels,
-    check_map_options,
+    check_no_options,
+    check_options,
     class_weights_of,
     count_map_classes,
     number_classes,
@@ -153,18 +154,14 @@ def from_arrays(
         check_likeness(x_train, images, y_train, labels, split)
     has_maps = y_train.ndim > 1
     if has_maps:
-        check_map_options(label_smoothing, mixup_alpha, stratified)
+        check_options(label_smoothing, mixup_alpha, stratified)
         for split, (images, maps) in by_split.items():
             maps = number_classes(
                 maps, f"y_{split}", label_values, ignore_label
             )
             by_split[split] = images, maps
-    elif label_values is not None or ignore_label is not None:
-        raise ValueError(
-            "`label_values` and `ignore_label` must be None if each image has "
-            f"one label. Received: label_values={label_values}, "
-            f"ignore_label={ignore_label}, y_train.shape={y_train.shape}"
-        )
+    else:
+        check_no_options(label_values, ignore_label, "y_train")
     x_train, y_train = by_split["train"]
     if num_classes is None:
         count = count_map_classes if has_maps else count_classes
@@ -248,7 +245,9 @@ def from_arrays(
         name=name,
         validation=validation_split and (lambda: evaluation(validation_split)),
         label_shape=augmentation.image_size if has_maps else (),
-        class_weights=class_weights_of(class_weights, y_train, num_classes),
+        class_weights=class_weights_of(
+            class_weights, lambda: [y_train], num_classes
+        ),
     )
 
 

@@ -51,6 +51,23 @@ def sizes(encoded):
     return np.array(found, "int32")
 
 
+def check_sizes(maps, images):
+    """Refuses encoded label maps of another size than their images.
+
+    Args:
+        maps: List of bytes.
+        images: List of bytes.
+    """
+    pairs = zip(sizes(maps).tolist(), sizes(images).tolist(), strict=True)
+    problems = {
+        place: f"the label map has the size {size}, its image {of_image}"
+        for place, (size, of_image) in enumerate(pairs)
+        if size != of_image
+    }
+    if problems:
+        raise BadImages(problems)
+
+
 def _size(encoded):
     if encoded[:8] == b"\x89PNG\r\n\x1a\n":
         width, height = np.frombuffer(encoded[16:24], ">u4")
@@ -84,7 +101,7 @@ def _jpeg_size(encoded):
 
 
 @functools.lru_cache(maxsize=8)
-def decoder(height, width, channels, resized=True):
+def decoder(height, width, channels, resized=True, nearest=False):
     """A function that decodes a box of each image and resizes it.
 
     It takes a list of bytes and an integer array `(images, 4)` of top, left,
@@ -96,6 +113,8 @@ def decoder(height, width, channels, resized=True):
         width: Its width.
         channels: Its number of channels.
         resized: Whether to resize. If not, boxes must have this size already.
+        nearest: Whether each pixel takes the value of the one nearest to it, as
+            labels need it, in place of a mean of several ones.
     """
     import tensorflow as tf
 
@@ -117,6 +136,8 @@ def decoder(height, width, channels, resized=True):
         image.set_shape((None, None, channels))
         if not resized:
             return tf.ensure_shape(image, (height, width, channels))
+        if nearest:
+            return tf.image.resize(image, (height, width), "nearest")
         image = tf.image.resize(image, (height, width), antialias=True)
         return tf.cast(tf.round(image), tf.uint8)
 

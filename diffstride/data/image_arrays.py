@@ -46,7 +46,10 @@ def read_splits(source, splits, max_bad_share, cache_dir=None):
 def _path(source, split, content, cache_dir):
     if cache_dir is None:
         return None
-    digest = hashlib.sha1(json.dumps([content, split]).encode()).hexdigest()
+    identity = [content, split]
+    if source.has_maps:  # The same images have labels of other kinds.
+        identity.append(source.keys)
+    digest = hashlib.sha1(json.dumps(identity).encode()).hexdigest()
     name = source.builder.info.full_name.replace("/", "_")
     folder = pathlib.Path(cache_dir).expanduser()
     return folder / f"{name}-{digest[:16]}.npz"
@@ -82,7 +85,10 @@ def _decode(records):
     """The decoded images and the labels of a split."""
     shape = records.source.image_shape
     images = np.empty((len(records), *shape), "uint8")
-    labels = np.empty(len(records), "int32")
+    if records.source.has_maps:
+        labels = np.empty((len(records), *shape[:2]), "uint8")
+    else:
+        labels = np.empty(len(records), "int32")
     for start in range(0, len(records), _DECODED_AT_ONCE):
         part = np.arange(start, min(start + _DECODED_AT_ONCE, len(records)))
         images[part], labels[part] = records.decode(part, shape)

@@ -7,6 +7,7 @@ import numpy as np
 
 from diffstride.data import sampling
 from diffstride.data.dataset import Batches, process_rows, random_generator
+from diffstride.data.label_maps import number_classes
 
 # Blocks of 16 records are read from 16 files in turn. So neighbours in an epoch
 # come from several files, and yet each file is read nearly from its beginning
@@ -29,6 +30,8 @@ class ImageStream:
         seed: Seed of the order and of the augmentation.
         process_index: Number of this process.
         process_count: Number of processes.
+        label_values: The values in label maps that stand for the classes.
+        ignore_label: The value of pixels that do not count.
     """
 
     def __init__(
@@ -41,8 +44,14 @@ class ImageStream:
         seed,
         process_index,
         process_count,
+        label_values=None,
+        ignore_label=None,
     ):
         self._train = train
+        self._label_values = label_values
+        self._ignore_label = ignore_label
+        has_maps = train.source.has_maps
+        self.label_shape = augmentation.image_size if has_maps else ()
         channels = train.source.image_shape[-1]
         self.input_shape = (*augmentation.image_size, channels)
         self._augmentation = augmentation
@@ -72,12 +81,8 @@ class ImageStream:
             images, labels = self._read(
                 self._train,
                 self._order(epoch)[step * per_step + needed],
-                lambda sizes, part: augmentation.boxes(
-                    *sizes.T, draws, needed[part]
-                ),
-                lambda images, part: self._finish.change(
-                    images, draws, needed[part]
-                ),
+                draws,
+                needed,
             )
             return self._finish.mix(images, labels, draws, needed, rows)
 
@@ -95,12 +100,7 @@ class ImageStream:
             return start + process_rows(size, *self._process)
 
         def make_batch(step):
-            images, labels = self._read(
-                records,
-                examples(step),
-                lambda sizes, part: self._augmentation.boxes(*sizes.T),
-                lambda images, part: self._finish.change(images),
-            )
+            images, labels = self._read(records, examples(step))
             return images, self._finish.targets(labels)
 
         steps = -(-total // self._batch_size)
@@ -120,31 +120,51 @@ class ImageStream:
             sampling.shuffle(generator, len(files), self._shuffle_buffer)
         ]
 
-    def _read(self, records, indices, boxes, change):
+    def training_labels(self):
+        """Yields the labels of all training examples, part by part."""
+        for start in range(0, len(self._train), _CHUNK):
+            part = np.arange(start, min(start + _CHUNK, len(self._train)))
+            yield self._read(self._train, part)[1]
+
+    def _read(self, records, indices, draws=None, needed=None):
         """Reads images, and changes those that are ready while others follow.
 
         Args:
             records: The `Records`.
             indices: Numbers of the records.
-            boxes: Function from the sizes of some images, an array `(images,
-                2)`, and their places in `indices`, to boxes `(images, 4)`.
-            change: Function from these boxes, resized, and the same places, to
-                float32 images of the same shape.
+            draws: The `Draws` of a training batch. Defaults to none: then they
+                are made into test images.
+            needed: Numbers of the images in that batch.
 
         Returns:
-            The images and their labels.
+            Float32 images and their labels.
         """
         images = np.empty((len(indices), *self.input_shape), "float32")
-        labels = np.empty(len(indices), "int32")
+        labels = np.empty((len(indices), *self.label_shape), "int32")
         for start in range(0, len(indices), _CHUNK):
-            part = np.arange(start, min(start + _CHUNK, len(indices)))
-            decoded, labels[part] = records.decode(
+            part = slice(start, start + _CHUNK)
+            own = ... if needed is None else needed[part]
+            decoded, found = records.decode(
                 indices[part],
                 self.input_shape,
-                functools.partial(boxes, part=part),
+                lambda sizes, own=own: self._augmentation.boxes(
+                    *sizes.T, draws, own
+                ),
             )
-            images[start : start + _CHUNK] = change(decoded, part)
-        if np.any(labels < 0):
+            images[part] = self._finish.change(decoded, draws, own)
+            if self.label_shape:
+                found = self._finish.change_maps(
+                    number_classes(
+                        found,
+                        f"{records.source.keys[1]} of {records.split}",
+                        self._label_values,
+                        self._ignore_label,
+                    ),
+                    draws,
+                    own,
+                )
+            labels[part] = found
+        if not self.label_shape and np.any(labels < 0):
             raise ValueError(
                 f"The split {records.split!r} of {records.source.name!r} has "
                 "no labels."

@@ -1,4 +1,4 @@
-"""Image classification sets of TensorFlow Datasets (TFDS).
+"""Sets of images of TensorFlow Datasets (TFDS), with classes or label maps.
 
 A set whose images have one size and fit into memory is decoded once, and
 `diffstride.data.arrays` makes its batches. The images of other sets stay
@@ -12,7 +12,7 @@ import math
 import os
 from collections.abc import Sequence
 
-from diffstride.data import augment
+from diffstride.data import augment, label_maps
 from diffstride.data.array_checks import check_crop_padding
 from diffstride.data.arrays import (
     channel_statistics,
@@ -65,10 +65,14 @@ def tfds_images(
     mixup_pairs: bool = False,
     workers: int | None = None,
     max_bad_share: float = 0.01,
+    label_key: str | None = None,
+    label_values: Sequence[int] | None = None,
+    ignore_label: int | None = None,
+    class_weights: str | Sequence[float] | None = None,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Dataset:
-    """An image classification set of TFDS.
+    """A set of images of TFDS, each with a class or a label map.
 
     The training images come in a new order in every epoch. A last batch that
     would be incomplete is left out, so each epoch leaves out other images.
@@ -134,6 +138,19 @@ def tfds_images(
         max_bad_share: Share of the images of a streamed set that may be
             unusable. One that is corrupt is replaced by the next one; files
             that are missing are left out. All of them are named in the log.
+        label_key: Name of the feature that is the label: of a class for each
+            image or, for segmentation, of a map with a value for each pixel,
+            like `"segmentation_mask"`. Defaults to the target that the set has.
+        label_values: The values in label maps that stand for the classes 0, 1,
+            2 and so on. Defaults to these numbers, if the set says how many.
+        ignore_label: The value in label maps of pixels that count neither in
+            the loss nor in the metrics. So it is with pixels that a random crop
+            takes from beyond the border.
+        class_weights: Weight of each class in the loss, or
+            `"median_frequency"`: weights that make rare classes of the training
+            set count more (see
+            `diffstride.data.label_maps.median_frequency_weights`). A streamed
+            set is read once for it.
         process_index: Number of this process.
         process_count: Number of processes that each make their own rows of
             every batch, and read and decode only the images of these rows.
@@ -156,7 +173,14 @@ def tfds_images(
         )
     check_shuffle_buffer(shuffle_buffer)
     base_name = name.split("/")[0].split(":")[0]
-    source = TFDSSource(name, data_dir)
+    source = TFDSSource(name, data_dir, label_key)
+    if source.has_maps:
+        label_maps.check_options(label_smoothing, mixup_alpha, stratified)
+        if label_values is None:
+            label_values = _numbers(source)
+    else:
+        label_maps.check_no_options(label_values, ignore_label, source.keys[1])
+    num_classes = len(label_values) if source.has_maps else source.num_classes
     if test_split is None:
         test_split = _TEST_SPLITS.get(base_name, "test")
     num_train = source.num_examples(train_split, "train_split")
@@ -203,13 +227,16 @@ def tfds_images(
         data = from_arrays(
             read_splits(source, splits, max_bad_share, cache_dir),
             name=name,
-            num_classes=source.num_classes,
+            num_classes=num_classes,
             validation_split=validation_split,
             num_train_examples=num_train_examples,
             stratified=stratified,
             normalize=normalize,
             shuffle_buffer=shuffle_buffer,
             workers=workers or 1,
+            label_values=label_values,
+            ignore_label=ignore_label,
+            class_weights=class_weights,
             **options,
             **batching,
         )
@@ -234,7 +261,7 @@ def tfds_images(
         normalize = augment.IMAGENET_STATISTICS if shape[-1] == 3 else None
     mean, std = channel_statistics(normalize, shape[-1], unit=255.0)
     augmentation = augment.Augmentation(
-        num_classes=source.num_classes, mean=mean, std=std, **options
+        num_classes=num_classes, mean=mean, std=std, **options
     )
     check_crop_padding(augmentation.crop_padding, augmentation.image_size)
     if validation_split is not None and not isinstance(validation_split, str):
@@ -259,16 +286,40 @@ def tfds_images(
     if workers is None:
         workers = min(_MOST_WORKERS, os.cpu_count())
     stream = ImageStream(
-        train, augmentation, shuffle_buffer, workers, **batching
+        train,
+        augmentation,
+        shuffle_buffer,
+        workers,
+        label_values=label_values,
+        ignore_label=ignore_label,
+        **batching,
     )
+    if source.has_maps:
+        # Wrong values are found now, not in the first epoch.
+        next(stream.training_labels())
     return Dataset(
         train=stream.train,
         test=lambda: stream.evaluation(test),
         train_steps=stream.train_steps,
         input_shape=stream.input_shape,
-        num_classes=source.num_classes,
+        num_classes=num_classes,
         name=name,
         class_names=source.class_names,
         test_split=test_split,
         validation=validation and (lambda: stream.evaluation(validation)),
+        label_shape=stream.label_shape,
+        class_weights=label_maps.class_weights_of(
+            class_weights, stream.training_labels, num_classes
+        ),
     )
+
+
+def _numbers(source):
+    """The numbers of all classes, of a set whose label maps hold them."""
+    if source.num_classes is None:
+        raise ValueError(
+            "`label_values` must say which values in the label maps are "
+            f"classes, like [0, 1], because {source.name!r} does not say it. "
+            "Received: label_values=None"
+        )
+    return range(source.num_classes)

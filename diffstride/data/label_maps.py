@@ -4,7 +4,7 @@ The values in the data may be any integers. `number_classes` replaces them by
 numbers of classes from 0 on, and by `IGNORED` where a pixel does not count.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -123,7 +123,7 @@ def check_labels(labels: np.ndarray, num_classes: int, key: str) -> None:
     )
 
 
-def check_map_options(
+def check_options(
     label_smoothing: float, mixup_alpha: float, stratified: bool = False
 ) -> None:
     """Refuses options of loaders that label maps cannot have."""
@@ -140,22 +140,42 @@ def check_map_options(
             )
 
 
+def check_no_options(
+    label_values: Sequence[int] | None, ignore_label: int | None, key: str
+) -> None:
+    """Refuses options of label maps for labels that are no maps.
+
+    Args:
+        label_values: The argument of that name of a loader.
+        ignore_label: The argument of that name of a loader.
+        key: What the labels are called in the data.
+    """
+    if label_values is not None or ignore_label is not None:
+        raise ValueError(
+            "`label_values` and `ignore_label` must be None, because there is "
+            f"one label for each image in {key!r}, and no map. Received: "
+            f"label_values={label_values}, ignore_label={ignore_label}"
+        )
+
+
 def class_weights_of(
     class_weights: str | Sequence[float] | None,
-    labels: np.ndarray,
+    labels: Callable[[], Iterable[np.ndarray]],
     num_classes: int,
 ) -> tuple[float, ...] | None:
     """The weight of each class in the loss.
 
     Args:
         class_weights: The argument of that name of a loader.
-        labels: Labels of the training images, or their label maps.
+        labels: Function that returns the labels of the training images, or
+            their label maps, in parts.
         num_classes: Number of classes.
     """
     if class_weights is None:
         return None
     if isinstance(class_weights, str) and class_weights == "median_frequency":
-        return median_frequency_weights(labels, num_classes)
+        counts = [count_labels(part, num_classes) for part in labels()]
+        return median_frequency_weights(np.concatenate(counts))
     if (
         isinstance(class_weights, str)
         or np.ndim(class_weights) != 1
@@ -173,41 +193,50 @@ def class_weights_of(
     return tuple(map(float, class_weights))
 
 
-def median_frequency_weights(
-    labels: np.ndarray, num_classes: int
-) -> tuple[float, ...]:
-    """Weights that make rare classes count as much as frequent ones.
-
-    The frequency of a class is its share of the pixels of those images in which
-    it occurs. Its weight is the median of all frequencies over its own. Of
-    labels that are one for each image, it is the share of the images.
+def count_labels(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """How often each class occurs in each label map, or in all labels.
 
     Args:
         labels: Labels of images, or label maps.
         num_classes: Number of classes.
 
     Returns:
-        A weight for each class. A class that does not occur has weight 1.
-
-    Example:
-
-    >>> median_frequency_weights(np.array([0, 0, 0, 1, 1, 2]), 3)
-    (0.6666666666666666, 1.0, 2.0)
-
-    Reference:
-        - [Eigen & Fergus, 2015](https://arxiv.org/abs/1411.4734), section 6.3.
+        An array `(maps, num_classes)`, with one row for labels of images.
     """
     rows = labels.reshape(len(labels) if labels.ndim > 1 else 1, -1)
-    counts = np.stack(
+    return np.stack(
         [
             np.bincount(row[row != IGNORED], minlength=num_classes)
             for row in rows
         ]
     )
+
+
+def median_frequency_weights(counts: np.ndarray) -> tuple[float, ...]:
+    """Weights that make rare classes count as much as frequent ones.
+
+    The frequency of a class is its share of the pixels of those images in which
+    it occurs. Its weight is the median of all frequencies over its own.
+
+    Args:
+        counts: What `count_labels` returned.
+
+    Returns:
+        A weight for each class. A class that does not occur has weight 1.
+
+    Example:
+
+    >>> counts = count_labels(np.array([0, 0, 0, 1, 1, 2]), 3)
+    >>> median_frequency_weights(counts)
+    (0.6666666666666666, 1.0, 2.0)
+
+    Reference:
+        - [Eigen & Fergus, 2015](https://arxiv.org/abs/1411.4734), section 6.3.
+    """
     where_it_occurs = counts.sum(axis=1) @ (counts > 0)
     frequencies = counts.sum(axis=0) / np.maximum(where_it_occurs, 1)
     occurs = frequencies > 0
-    weights = np.ones(num_classes)
+    weights = np.ones(counts.shape[1])
     weights[occurs] = np.median(frequencies[occurs]) / frequencies[occurs]
     return tuple(weights.tolist())
 

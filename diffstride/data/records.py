@@ -36,11 +36,12 @@ class Records:
         self.split = split
         self.max_bad_share = max_bad_share
         info = source.builder.info
-        image, label = source.keys
+        image, _ = source.keys
         self._features = tfds.features.FeaturesDict(
             {key: info.features[key] for key in source.keys}
         )
-        self._decoders = {image: tfds.decode.SkipDecoding()}
+        encoded = source.keys if source.has_maps else [image]
+        self._decoders = dict.fromkeys(encoded, tfds.decode.SkipDecoding())
         self._is_array_record = (
             info.file_format == tfds.core.FileFormat.ARRAY_RECORD
         )
@@ -71,7 +72,8 @@ class Records:
         """Reads records. One that is not usable is replaced by the next one.
 
         Returns:
-            For each the number of the record, its encoded image and its label.
+            For each the number of the record, its encoded image, and its label
+            or encoded label map.
         """
         try:
             records = self._load(indices)
@@ -80,7 +82,7 @@ class Records:
         return list(map(self._usable, indices, records))
 
     def decode(self, indices, shape, boxes=None):
-        """Reads and decodes images.
+        """Reads and decodes images, and their label maps if they have them.
 
         An image that cannot be decoded is replaced by the next one, like a
         record that cannot be read. The same data and boxes give the same
@@ -94,9 +96,11 @@ class Records:
                 shape. Defaults to whole images, which must have the shape.
 
         Returns:
-            `uint8` images `(images, *shape)` and int32 labels.
+            `uint8` images `(images, *shape)`, and int32 labels or `uint8` label
+            maps `(images, height, width)`.
         """
-        decode = decoding.decoder(*shape, resized=boxes is not None)
+        resized = boxes is not None
+        decode = decoding.decoder(*shape, resized)
         whole = np.tile(
             np.array([[0, 0, *shape[:2]]], "int32"), (len(indices), 1)
         )
@@ -104,16 +108,17 @@ class Records:
         while True:
             numbers, encoded, labels = zip(*examples, strict=True)
             try:
-                if boxes is None:
-                    images = decode(encoded, whole)
-                else:
-                    images = decode(encoded, boxes(decoding.sizes(encoded)))
-                break
+                given = boxes(decoding.sizes(encoded)) if resized else whole
+                images = decode(encoded, given)
+                if not self.source.has_maps:
+                    return images, np.array(labels, "int32")
+                decoding.check_sizes(labels, encoded)
+                decode_maps = decoding.decoder(*shape[:2], 1, resized, True)
+                return images, decode_maps(labels, given)[..., 0]
             except decoding.BadImages as bad:
                 for place, problem in bad.problems.items():
                     self.refuse(numbers[place], problem)
                     (examples[place],) = self.read([numbers[place] + 1])
-        return images, np.array(labels, "int32")
 
     def _usable(self, index, record):
         while True:
@@ -182,6 +187,8 @@ class Records:
             record, decoders=self._decoders
         )
         image, label = self.source.keys
+        if self.source.has_maps:
+            return example[image], example[label]
         return example[image], int(example[label])
 
     @property

@@ -1,4 +1,4 @@
-"""Finding, preparing, reading and writing an image classification set of TFDS.
+"""Finding, preparing, reading and writing a set of images of TFDS.
 
 TensorFlow and TFDS are imported when a set is opened, not before.
 """
@@ -11,9 +11,12 @@ import keras
 import numpy as np
 from absl import logging
 
+# Names of the image in sets that do not say what the input is.
+_IMAGE_KEYS = ("image", "image_left")
+
 
 class TFDSSource:
-    """A prepared image classification set of TFDS.
+    """A prepared set of images of TFDS, with a class or a label map for each.
 
     A set that is not there yet is downloaded and prepared, with a warning that
     says so.
@@ -21,22 +24,40 @@ class TFDSSource:
     Args:
         name: Name of the set, with its config and version if need be.
         data_dir: Folder of the prepared sets. Defaults to that of TFDS.
+        label_key: Name of the feature that is the label. Defaults to the target
+            that the set has.
     """
 
-    def __init__(self, name, data_dir=None):
+    def __init__(self, name, data_dir=None, label_key=None):
         self.name = name
         self.builder = open_builder(name, data_dir)
         features = self.builder.info.features
-        self.keys = self.builder.info.supervised_keys
+        image_key, target_key = self.builder.info.supervised_keys or (
+            next((key for key in _IMAGE_KEYS if key in features), None),
+            None,
+        )
+        if label_key is not None and label_key not in features:
+            raise ValueError(
+                f"`label_key` must be a feature of {name!r}, one of "
+                f"{list(features)}. Received: label_key={label_key!r}"
+            )
+        self.keys = image_key, label_key or target_key
         image, label = (
             features[key] if isinstance(key, str) and key in features else None
-            for key in self.keys or (None, None)
+            for key in self.keys
         )
-        if not hasattr(label, "num_classes") or len(image.shape or ()) != 3:
+        self.has_maps = (
+            len(getattr(label, "shape", None) or ()) == 3
+            and label.shape[-1] == 1
+            and np.dtype(label.np_dtype) == np.uint8
+        )
+        is_labeled = self.has_maps or hasattr(label, "num_classes")
+        if not is_labeled or len(image.shape or ()) != 3:
             raise ValueError(
-                "`name` must be a set of images with one label each. Received: "
-                f"name={name!r} with the features {list(features)}, of which "
-                f"the input and the target are {self.keys}"
+                "`name` must be a set of images with one label each, or with "
+                "one `uint8` label map each, which may need `label_key`. "
+                f"Received: name={name!r} with the features {list(features)}, "
+                f"of which the input and the target are {self.keys}"
             )
         if np.dtype(image.np_dtype) != np.uint8:
             raise ValueError(
@@ -44,8 +65,9 @@ class TFDSSource:
                 f"name={name!r} with images of {image.np_dtype}"
             )
         self.image_shape = image.shape
-        self.num_classes = label.num_classes
-        self.class_names = tuple(label.names)
+        # Label maps may say neither.
+        self.num_classes = getattr(label, "num_classes", None)
+        self.class_names = tuple(getattr(label, "names", None) or ()) or None
 
     def num_examples(self, split, argument):
         """Number of examples of a split, given as an argument of this name."""
@@ -77,7 +99,8 @@ def write_tfds(
         data_dir: Folder of the prepared sets.
         name: Name of the set.
         splits: Dict from the name of a split to its images and labels. Images
-            are `uint8` arrays `(height, width, channels)` of any sizes.
+            are `uint8` arrays `(height, width, channels)` of any sizes. Labels
+            are integers or, for segmentation, `uint8` arrays `(height, width)`.
         num_classes: Number of classes.
         encoding: `"png"` or `"jpeg"`.
         shard_size: Number of examples in a file.
@@ -105,6 +128,14 @@ def write_tfds(
         sizes.pop() if len(sizes) == 1 else None
         for sizes in map(set, zip(*shapes, strict=True))
     )
+    has_maps = any(np.ndim(labels[0]) for _, labels in splits.values())
+    if has_maps:
+        key = "segmentation_mask"
+        sizes = {np.shape(each) for _, maps in splits.values() for each in maps}
+        size = sizes.pop() if len(sizes) == 1 else (None, None)
+        label = tfds.features.Image(shape=(*size, 1), encoding_format="png")
+    else:
+        key, label = "label", tfds.features.ClassLabel(num_classes=num_classes)
     info = tfds.core.DatasetInfo(
         builder=tfds.core.DatasetIdentity(
             name=name,
@@ -117,10 +148,10 @@ def write_tfds(
                 "image": tfds.features.Image(
                     shape=(height, width, channels), encoding_format=encoding
                 ),
-                "label": tfds.features.ClassLabel(num_classes=num_classes),
+                key: label,
             }
         ),
-        supervised_keys=("image", "label"),
+        supervised_keys=("image", key),
     )
     with quiet():
         info.set_file_format(file_format)
@@ -131,7 +162,12 @@ def write_tfds(
         writer.add_examples(
             {
                 split: (
-                    {"image": image, "label": int(label)}
+                    {
+                        "image": image,
+                        key: np.expand_dims(label, -1)
+                        if has_maps
+                        else int(label),
+                    }
                     for image, label in zip(*examples, strict=True)
                 )
                 for split, examples in splits.items()
