@@ -4,34 +4,64 @@
     python scripts/plot_grid.py runs/study_grid runs/study_grid_learned \
         --output docs/pictures/grid.png
 
-The first folder holds a run for each combination of fixed strides, the second
-runs whose strides were learned, with the axes "start" and "budget". The line
-joins the fixed runs that no other one beats at their cost.
+The first folder holds runs of each combination of fixed strides, the second
+runs whose strides were learned, with the axes "start" and "budget". A point is
+the mean over the seeds. The line joins the fixed strides that no other ones
+beat at their cost.
 """
 
 import argparse
-import itertools
 import pathlib
+import typing
+
+import numpy as np
 
 from diffstride.experiments import drawing
 from diffstride.experiments.run_folder import read_folder
 
 
-def accuracy(run):
-    return 100 * run.value("val_accuracy")
+class Point(typing.NamedTuple):
+    """Means over the seeds of one choice of axes."""
+
+    choices: dict
+    millions: float
+    accuracy: float
+    deviation: float
+    strides: list
 
 
-def millions(run):
-    return run.value("macs") / 1e6
+def points(runs):
+    """The means of runs that differ in their seeds alone."""
+    groups = {}
+    for run in runs:
+        groups.setdefault(tuple(run.choices.items()), []).append(run)
+    return [
+        Point(
+            dict(choices),
+            np.mean([run.value("macs") / 1e6 for run in group]),
+            np.mean([100 * run.value("val_accuracy") for run in group]),
+            np.std(
+                [100 * run.value("val_accuracy") for run in group],
+                ddof=min(len(group) - 1, 1),
+            ),
+            np.mean(
+                [np.concatenate([*run.learned.values()]) for run in group],
+                axis=0,
+            )
+            if group[0].learned
+            else [],
+        )
+        for choices, group in groups.items()
+    ]
 
 
-def front(runs):
-    """The runs that are better than all that cost less."""
+def front(fixed):
+    """The points that are better than all that cost less."""
     best, found = 0.0, []
-    for run in sorted(runs, key=millions):
-        if accuracy(run) > best:
-            best = accuracy(run)
-            found.append(run)
+    for point in sorted(fixed, key=lambda point: point.millions):
+        if point.accuracy > best:
+            best = point.accuracy
+            found.append(point)
     return found
 
 
@@ -39,32 +69,33 @@ def draw(fixed, learned):
     figure = drawing.new_figure(6.5, 4.2)
     panel = figure.subplots()
     panel.scatter(
-        [millions(run) for run in fixed],
-        [accuracy(run) for run in fixed],
+        [point.millions for point in fixed],
+        [point.accuracy for point in fixed],
         s=18,
         color="0.65",
         label="fixed strides",
     )
     best = front(fixed)
     panel.plot(
-        [millions(run) for run in best],
-        [accuracy(run) for run in best],
+        [point.millions for point in best],
+        [point.accuracy for point in best],
         color="0.65",
         linewidth=1,
     )
     starts = drawing.colors(
-        dict.fromkeys(run.choices["start"] for run in learned)
+        dict.fromkeys(point.choices["start"] for point in learned)
     )
-    for run in learned:
-        is_free = run.choices["budget"] == "none"
+    for point in learned:
+        color = starts[point.choices["start"]]
+        is_free = point.choices["budget"] == "none"
         panel.scatter(
-            millions(run),
-            accuracy(run),
+            point.millions,
+            point.accuracy,
             s=60,
             marker="o" if is_free else "*",
-            facecolors="none" if is_free else starts[run.choices["start"]],
-            edgecolors=starts[run.choices["start"]],
-            label=f"learned from {run.choices['start']}"
+            facecolors="none" if is_free else color,
+            edgecolors=color,
+            label=f"learned from {point.choices['start']}"
             + ("" if is_free else ", budget"),
         )
     drawing.logarithmic(panel.xaxis)
@@ -75,22 +106,26 @@ def draw(fixed, learned):
 
 
 def report(fixed, learned):
-    """Prints each learned run beside the best fixed run of its cost."""
+    """Prints learned strides beside the best fixed ones of their cost."""
     print("| start | budget | strides | million MACs | accuracy | best fixed |")
     print("|---|---|---|---|---|---|")
-    for run in learned:
+    for point in learned:
         rivals = [
-            accuracy(each)
+            each.accuracy
             for each in fixed
-            if millions(each) <= 1.03 * millions(run)
+            if each.millions <= 1.03 * point.millions
         ]
-        strides = itertools.chain.from_iterable(run.learned.values())
         print(
-            f"| {run.choices['start']} | {run.choices['budget']} | "
-            f"{', '.join(f'{stride:.2f}' for stride in strides)} | "
-            f"{millions(run):.2f} | {accuracy(run):.1f} | "
+            f"| {point.choices['start']} | {point.choices['budget']} | "
+            f"{', '.join(f'{stride:.2f}' for stride in point.strides)} | "
+            f"{point.millions:.2f} | "
+            f"{point.accuracy:.1f} ± {point.deviation:.1f} | "
             f"{max(rivals, default=float('nan')):.1f} |"
         )
+    print(
+        "Deviation of fixed strides: "
+        f"{np.mean([point.deviation for point in fixed]):.1f}"
+    )
 
 
 def main():
@@ -103,7 +138,7 @@ def main():
     parser.add_argument("--output", type=pathlib.Path, default="grid.png")
     args = parser.parse_args()
     fixed, learned = (
-        read_folder(path).runs for path in (args.fixed, args.learned)
+        points(read_folder(path).runs) for path in (args.fixed, args.learned)
     )
     report(fixed, learned)
     draw(fixed, learned).savefig(args.output, dpi=120)

@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """A network trained with strides that learns them from then on.
 
-    python scripts/study_conversion.py --data_dir=/path/to/tfds --seeds 1 2
+    python scripts/study_conversion.py --data_dir=/path/to/tfds --seeds 1 2 3 \
+        --picture=docs/pictures/conversion.png
 
 Trains a small ResNet with strided convolutions on a part of CIFAR-10. Then the
-network and what `learn_strides` makes of it are trained further, alike, and the
-table says what each of them knew right after the conversion and at the end.
+network and what `learn_strides` makes of it are trained further, alike. The
+table says what each of them knew right after the conversion and at the end, the
+picture what they knew after each epoch.
 """
 
 import argparse
@@ -28,6 +30,7 @@ from diffstride import (
 from diffstride.analysis.budget import StrideCosts
 from diffstride.analysis.learned_layers import learned_layers
 from diffstride.analysis.operations import count_macs
+from diffstride.experiments import drawing
 from diffstride.models.resnet import resnet18
 
 layers = keras.layers
@@ -65,7 +68,8 @@ def strided_network(filters):
 
 
 def fit(model, data, peak, epochs, callbacks=()):
-    (x, y), _ = data
+    """Trains a model. Returns its test accuracy after each epoch, in %."""
+    (x, y), test = data
     steps = epochs * (len(x) // 128)
     rate = keras.optimizers.schedules.CosineDecay(
         0.0, steps * 4 // 5, warmup_target=peak, warmup_steps=steps // 5
@@ -79,14 +83,17 @@ def fit(model, data, peak, epochs, callbacks=()):
         metrics=["accuracy"],
     )
     count = len(x) // 128 * 128
-    model.fit(
+    history = model.fit(
         x[:count],
         y[:count],
         batch_size=128,
         epochs=epochs,
         callbacks=[*callbacks, RefreshSizes()],
+        validation_data=test,
+        validation_batch_size=500,
         verbose=0,
     )
+    return [100 * value for value in history.history["val_accuracy"]]
 
 
 def accuracy(model, data):
@@ -117,11 +124,13 @@ def conversions(model, data, epochs, seed):
     def lossless():
         return learn_strides(model)
 
-    def low_pass(order="after"):
-        converted = learn_strides(model, pooling_order=order)
+    def low_pass():
+        converted = learn_strides(model)
         for layer in learned_layers(converted):
-            if order == "after":
-                layer.aliasing.assign(0)
+            layer.aliasing.assign(0)
+        return converted
+
+    def recalibrated(converted):
         recalibrate(converted, x)
         return converted
 
@@ -129,12 +138,16 @@ def conversions(model, data, epochs, seed):
     return {
         "aliasing fades, no budget": (lossless, [FadeAliasing(half)]),
         "aliasing fades, budget": (lossless, [FadeAliasing(half), budget]),
-        "low-pass at once, recalibrated, budget": (
+        "low-pass at once, budget": (
             low_pass,
             [MacsBudget(macs, approach=half)],
         ),
+        "low-pass at once, recalibrated, budget": (
+            lambda: recalibrated(low_pass()),
+            [MacsBudget(macs, approach=half)],
+        ),
         "before, recalibrated, budget": (
-            lambda: low_pass("before"),
+            lambda: recalibrated(learn_strides(model, pooling_order="before")),
             [MacsBudget(macs, approach=half)],
         ),
         "aliasing fades, random strides": (
@@ -145,7 +158,7 @@ def conversions(model, data, epochs, seed):
 
 
 def study(data, args, seed):
-    """Accuracy at first and at the end, and operations, by name."""
+    """Accuracy at first and after each epoch, and operations, by name."""
     keras.utils.set_random_seed(seed)
     model = strided_network(args.filters)
     fit(model, data, 0.1, args.epochs)
@@ -153,10 +166,9 @@ def study(data, args, seed):
 
     def note(name, converted, callbacks=()):
         keras.utils.set_random_seed(seed)
-        at_first = accuracy(converted, data)
-        fit(converted, data, args.peak, args.epochs_after, callbacks)
-        at_the_end = accuracy(converted, data)
-        found[name] = at_first, at_the_end, count_macs(converted) / 1e6
+        known = [accuracy(converted, data)]
+        known += fit(converted, data, args.peak, args.epochs_after, callbacks)
+        found[name] = known, count_macs(converted) / 1e6
         strides = [
             keras.ops.convert_to_numpy(layer.strides).round(2).tolist()
             for layer in learned_layers(converted)
@@ -171,6 +183,21 @@ def study(data, args, seed):
     return found
 
 
+def draw(runs):
+    """Mean accuracy over the seeds by epoch, a line for each network."""
+    figure = drawing.new_figure(6.5, 4.6)
+    panel = figure.subplots()
+    for name in runs[0]:
+        curve = np.mean([run[name][0] for run in runs], axis=0)
+        macs = np.mean([run[name][1] for run in runs])
+        panel.plot(curve, marker="o", label=f"{name}: {macs:.1f} M")
+    drawing.count_epochs(panel)
+    panel.set_xlabel("epochs after the conversion")
+    panel.set_ylabel("test accuracy in %")
+    drawing.legend_above(figure, [panel])
+    return figure
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__,
@@ -183,20 +210,24 @@ def main():
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--epochs_after", type=int, default=6)
     parser.add_argument("--peak", type=float, default=0.05)
+    parser.add_argument("--picture", help="PNG file of the curves")
     args = parser.parse_args()
     data = load(args.data_dir, args.train_examples)
     runs = [study(data, args, seed) for seed in args.seeds]
     print("\n| network | right after | at the end | million MACs |")
     print("|---|---|---|---|")
     for name in runs[0]:
-        columns = np.array([run[name] for run in runs]).T
+        first, last = np.array([run[name][0] for run in runs])[:, [0, -1]].T
         cells = [
             f"{c.mean():.1f} ± {c.std(ddof=1):.1f}"
             if len(runs) > 1
             else f"{c[0]:.1f}"
-            for c in columns[:2]
+            for c in (first, last)
         ]
-        print(f"| {name} | {' | '.join(cells)} | {columns[2].mean():.1f} |")
+        macs = np.mean([run[name][1] for run in runs])
+        print(f"| {name} | {' | '.join(cells)} | {macs:.1f} |")
+    if args.picture:
+        draw(runs).savefig(args.picture, dpi=110)
 
 
 if __name__ == "__main__":
