@@ -61,6 +61,14 @@ def test_strides_move_to_the_target(ratio):
     assert macs == pytest.approx(target, rel=0.03)
 
 
+def test_strides_far_beyond_their_maps_come_back():
+    model = network(2.0)
+    target = count_macs(model)
+    costs = StrideCosts(model)
+    costs.assign([60, 1, 60, 1])
+    assert costs.move_to(target) == pytest.approx(target, rel=0.03)
+
+
 def test_counts_leave_the_strides_alone(monkeypatch):
     model = network(2.0)
     costs = StrideCosts(model)

@@ -135,11 +135,14 @@ class StrideCosts:
             if direction.max() > 0:
                 self._search(best, strides, direction / direction.max())
         if best.error > tolerance:
-            # What is left is a matter of single points: change one stride.
+            # What is left is a matter of single points: change one stride. Or a
+            # stride has gone so far beyond the size of its map that a small
+            # change of it changes nothing: change it by much.
             strides = best.strides
-            for axis in np.eye(len(strides)):
-                if best.error > tolerance:
-                    self._search(best, strides, axis, reach=0.5)
+            for reach in (0.5, _REACH):
+                for axis in np.eye(len(strides)):
+                    if best.error > tolerance:
+                        self._search(best, strides, axis, reach)
         self.assign(best.strides)
         return best.macs
 
