@@ -32,6 +32,7 @@ from diffstride.models import (
     densenet,
     efficientnet,
     resnet,
+    unet,
 )
 from diffstride.training import (
     losses_and_metrics,
@@ -95,6 +96,7 @@ _CONFIGURABLES = {
     ],
     "efficientnet": [efficientnet.efficientnet],
     "densenet": [densenet.densenet],
+    "unet": [unet.unet],
     "audio_cnn": [audio_cnn.audio_cnn],
     "spec_augment": [spec_augment.SpecAugment],
     "audio_tagger": [audio_tagger.audio_tagger],

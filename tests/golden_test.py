@@ -23,6 +23,7 @@ from diffstride.models.resnet import (
     resnet18_imagenet,
     resnet56,
 )
+from diffstride.models.unet import unet
 
 FOLDER = pathlib.Path(__file__).parent / "golden"
 IMAGES = {"input_shape": (32, 32, 3), "num_output_classes": 10}
@@ -32,6 +33,7 @@ MODELS = {
     "resnet18_imagenet": resnet18_imagenet,
     "densenet": functools.partial(densenet, **IMAGES),
     "efficientnet": functools.partial(efficientnet, **IMAGES),
+    "unet": functools.partial(unet, **IMAGES),
     "audio_cnn": functools.partial(audio_cnn, 10),
     "audio_tagger": functools.partial(
         audio_tagger, "b0", 10, frame_reduction=DiffRes, reduction_rate=0.5

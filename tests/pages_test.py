@@ -77,6 +77,7 @@ def test_snippets_run(page, tmp_path, monkeypatch):
         snippet = re.sub(r"\w+\.export\(.*\)", "", snippet)
         x = np.ones((2, 32, 32, 3)) if "fit(" in snippet else tensor
         own = {"model": model, "x": x, "main": tensor, "shortcut": tensor}
+        own["skip"] = tensor
         exec(snippet, names | own)
 
 

@@ -9,6 +9,8 @@ import pytest
 
 from diffstride.layers.pooling import (
     DiffStride,
+    DiffStride1D,
+    DiffStride3D,
     FixedSpectralPooling,
     SpatialPooling,
 )
@@ -18,6 +20,7 @@ from diffstride.models import (
     efficientnet,
     pooling_slot,
     resnet,
+    unet,
 )
 
 
@@ -59,6 +62,20 @@ def test_forms_of_pooling_cls(pooling_cls):
     assert pooling.name == "stage1"
     assert pooling.data_format == "channels_first"
     assert pooling(np.ones((1, 4, 12, 12), "float32")).shape == (1, 4, 6, 4)
+
+
+@pytest.mark.parametrize(
+    ("make", "strides"), [(DiffStride1D, 1.5), (DiffStride3D, (1, 2, 1.5))]
+)
+def test_slots_of_other_ranks(make, strides):
+    rank = make.rank
+    layer = pooling_slot.make_pooling(make, strides, rank=rank)
+    assert isinstance(layer, make)
+    expected = (1.5,) if rank == 1 else strides
+    assert tuple(layer.strides) == expected
+    ones = (1,) * rank
+    assert pooling_slot.convolution_strides(strides, make, rank=rank) == ones
+    assert pooling_slot.convolution_strides(3, rank=rank) == (3,) * rank
 
 
 def test_config_keeps_what_the_slot_does_not_set():
@@ -136,9 +153,12 @@ def test_a_convolution_needs_integers(strides):
     "strides", [np.array([2, 3]), [2.0, 3], (np.int64(2), np.float32(3))]
 )
 def test_strides_of_other_types(strides):
-    assert pooling_slot.strides_pair(strides) == (2, 3)
+    assert pooling_slot.strides_of_axes(strides) == (2, 3)
     # What Keras's own layers take, and JSON.
-    assert [type(s) for s in pooling_slot.strides_pair(strides)] == [int, int]
+    assert [type(s) for s in pooling_slot.strides_of_axes(strides)] == [
+        int,
+        int,
+    ]
     assert tuple(DiffStride(strides).strides) == (2, 3)
     assert SpatialPooling(strides=strides).strides == (2, 3)
 
@@ -191,8 +211,11 @@ def test_a_layer_of_the_slot_takes_the_dtype_policy_of_its_owner():
             strides=((2, 2),) * 4,
             input_shape=(32, 32, 3),
         ),
+        functools.partial(
+            unet.unet, 3, filters=(4,) * 5, strides=(2,) * 4, num_layers=1
+        ),
     ],
-    ids=["resnet", "efficientnet", "densenet", "audio_cnn"],
+    ids=["resnet", "efficientnet", "densenet", "audio_cnn", "unet"],
 )
 def test_each_stage_may_have_a_slot_of_its_own(build):
     poolings = [DiffStride, FixedSpectralPooling, None, SpatialPooling]

@@ -79,7 +79,10 @@ def inverted_residual(
         filters, 1, regularizer, data_format, name=f"{name}project_conv"
     )(x)
     x = normalize(x, data_format, f"{name}project")
-    if filters == in_filters and pooling_slot.strides_pair(strides) == (1, 1):
+    if filters == in_filters and pooling_slot.strides_of_axes(strides) == (
+        1,
+        1,
+    ):
         if drop_rate:
             x = keras.layers.Dropout(
                 drop_rate, noise_shape=(None, 1, 1, 1), name=f"{name}drop"

@@ -45,6 +45,7 @@ def make_pooling(
     data_format: str | None = None,
     name: str | None = None,
     dtype_policy: typing.Any = None,
+    rank: int = 2,
 ) -> keras.layers.Layer | None:
     """Makes the pooling layer of one slot.
 
@@ -61,6 +62,8 @@ def make_pooling(
         name: string. Name of the layer, and of the slot in errors.
         dtype_policy: the dtype policy of the layer, unless `pooling_cls` names
             one. Defaults to `keras.config.dtype_policy()`.
+        rank: integer. Number of axes: 2 for images, 1 for signals, which have
+            one stride, 3 for volumes. Defaults to 2.
 
     Returns:
         A Keras layer, or None if `pooling_cls` is None.
@@ -73,7 +76,7 @@ def make_pooling(
     if pooling_cls is None:
         return None
     arguments = {
-        "strides": strides_pair(strides, name),
+        "strides": strides_of_axes(strides, name, rank),
         "data_format": check_data_format(data_format),
         "name": name,
     }
@@ -95,8 +98,11 @@ def make_pooling(
 
 
 def convolution_strides(
-    strides: Strides, pooling_cls: Pooling = None, stage: str | None = None
-) -> tuple[int, int]:
+    strides: Strides,
+    pooling_cls: Pooling = None,
+    stage: str | None = None,
+    rank: int = 2,
+) -> tuple[int, ...]:
     """The strides of the convolution that a slot belongs to.
 
     Args:
@@ -104,26 +110,27 @@ def convolution_strides(
         pooling_cls: what `make_pooling` takes. The convolution has no strides
             if this makes a layer that has them.
         stage: string or None. What the strides are for, named in errors.
+        rank: integer. Number of axes. Defaults to 2.
 
     Returns:
-        A tuple of two integers.
+        A tuple of integers, one for each axis.
 
     Example:
 
     >>> convolution_strides(2.0)
     (2, 2)
     """
-    pair = strides_pair(strides, stage)
+    values = strides_of_axes(strides, stage, rank)
     if pooling_cls is not None:
-        return (1, 1)
-    if not all(isinstance(stride, int) for stride in pair):
+        return (1,) * rank
+    if not all(isinstance(stride, int) for stride in values):
         place = "" if stage is None else f" for {stage}"
         raise ValueError(
             "`strides` must be integers without a spectral pooling layer: "
             "set `pooling_cls` for fractional ones. "
             f"Received: strides={strides!r}{place}"
         )
-    return pair
+    return values
 
 
 def check_pooling_order(pooling_order: str) -> str:
@@ -165,16 +172,16 @@ def in_order(
     return [convolution, pooling]
 
 
-def strides_pair(
-    strides: Strides, stage: str | None = None
-) -> tuple[float, float]:
-    """Strides of height and width; whole numbers become integers.
+def strides_of_axes(
+    strides: Strides, stage: str | None = None, rank: int = 2
+) -> tuple[float, ...]:
+    """One stride for each axis; whole numbers become integers.
 
     Convolutions and the pooling layers of Keras take integers alone.
     """
     return tuple(
         int(stride) if stride.is_integer() else stride
-        for stride in check_strides(strides, 2, stage)
+        for stride in check_strides(strides, rank, stage)
     )
 
 

@@ -153,7 +153,7 @@ class ResidualLayer(keras.layers.Layer):
         super().__init__(**kwargs)
         self.filters = filters
         self.kernel_size = kernel_size
-        self.strides = pooling_slot.strides_pair(strides, self.name)
+        self.strides = pooling_slot.strides_of_axes(strides, self.name)
         if not project and not downsample_identity:
             self.strides, pooling_cls = (1, 1), None
         self.project = project
