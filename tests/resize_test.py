@@ -287,6 +287,13 @@ def test_sizes_that_only_the_graph_knows(size):
     resized_like, by_factor = run(x, like)
     np.testing.assert_allclose(resized_like, resized(x, size), atol=1e-5)
     np.testing.assert_allclose(by_factor, resized(x, (11, 15)), atol=1e-5)
+    # A signal of unknown length takes transforms.
+    signals = tf.TensorSpec((None, None, 3))
+    function = tf.function(SpectralResize1D().call)
+    function = function.get_concrete_function([signals, signals])
+    np.testing.assert_allclose(
+        function([x[0], like[0]]), resized(x[0], size[1:]), atol=1e-5
+    )
     # The sizes of one side only.
     known = tf.TensorSpec((None, 7, 10, 3))
     for other, inputs in [
