@@ -66,6 +66,11 @@ SMALL = {
         f"audio.manifest_audio.batch_size = {BATCH_SIZE}",
         "audio.manifest_audio.train_steps = 1",
     ],
+    "arrays.from_arrays": [
+        "arrays.from_arrays.data = '{data_dir}/label_maps.npz'",
+        f"arrays.from_arrays.batch_size = {BATCH_SIZE}",
+        "arrays.from_arrays.crop_padding = 2",
+    ],
     "multi_task.multi_task": [
         "audio.tfds_audio.batch_size = 1",
         "acoustic_scenes/audio.tfds_audio.batch_size = 2",
@@ -132,8 +137,23 @@ def data_dir(tmp_path_factory):
             for split in ("train", "test")
         }
         write_tfds(directory, f"tiny_{name}", splits, num_classes)
+    write_label_maps(directory)
     write_sounds(directory)
     return directory
+
+
+def write_label_maps(directory):
+    """A file of arrays and a set of TFDS, with the labels that configs name."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (BATCH_SIZE, 32, 32, 3), "uint8")
+    maps = rng.integers(0, 12, (BATCH_SIZE, 32, 32), "uint8")
+    np.savez(
+        directory / "label_maps.npz",
+        **{f"x_{split}": images for split in ("train", "test")},
+        **{f"y_{split}": maps for split in ("train", "test")},
+    )
+    splits = {split: (images, 1 + maps % 3) for split in ("train", "test")}
+    write_tfds(directory, "tiny_oxford_iiit_pet", splits, 3)
 
 
 def write_sounds(directory):

@@ -1,7 +1,10 @@
 """Models that give a class to each pixel train like other models."""
 
 import json
+import pathlib
+import sys
 
+import gin
 import keras
 import numpy as np
 import pytest
@@ -11,6 +14,10 @@ from diffstride.data.arrays import from_arrays
 from diffstride.layers.pooling import DiffStride
 from diffstride.training import trainer
 from diffstride.validation import ConfigError
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "scripts"))
+
+import draw_label_maps  # noqa: E402
 
 
 def dataset(seed=0, **options):
@@ -71,7 +78,7 @@ def train(workdir, data=dataset, network=model, **options):
 
 
 def test_a_whole_run(tmp_path):
-    history = train(tmp_path)
+    history = train(tmp_path, picture_epochs=2)
     first, last = history
     names = {"loss", "mean_iou", "pixel_accuracy"}
     assert names | {f"val_{name}" for name in names} <= set(last)
@@ -91,6 +98,8 @@ def test_a_whole_run(tmp_path):
     assert test["final"]["pixel_accuracy"] == pytest.approx(
         np.mean((predicted == maps)[counted])
     )
+    pictures = sorted(path.name for path in tmp_path.rglob("*.png"))
+    assert pictures == ["epoch_002.png", "predictions.png", "strides.png"]
     result = train(tmp_path, mode="eval")
     assert result["mean_iou"] == pytest.approx(test["final"]["mean_iou"])
     # The best epoch is the one of the largest mean intersection over union.
@@ -117,7 +126,31 @@ def test_a_model_of_another_kind(data, network, message, tmp_path):
         train(tmp_path, data, network)
 
 
+def test_pictures_need_label_maps(tmp_path):
+    with pytest.raises(ConfigError, match="`picture_epochs` must be None for"):
+        train(tmp_path, tiny.dataset, tiny.model, picture_epochs=1)
+
+
 def test_weights_that_a_given_loss_would_not_have(tmp_path):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     with pytest.raises(ConfigError, match="`class_weights` of the data set"):
         train(tmp_path, loss=loss)
+
+
+def test_the_script_draws_predictions_of_runs(tmp_path):
+    network = keras.Sequential(
+        [keras.Input((12, 16, 1)), keras.layers.Conv2D(3, 1)]
+    )
+    network.save(tmp_path / "model.keras")
+    images = np.zeros((4, 12, 16, 1), "uint8")
+    maps = np.arange(4 * 12 * 16).reshape(4, 12, 16) % 3
+    arrays = {"x_train": images, "y_train": maps}
+    np.savez(tmp_path / "a.npz", **arrays, x_test=images, y_test=maps)
+    (tmp_path / "config.gin").write_text(
+        "train.train.dataset = @arrays.from_arrays\n"
+        f"arrays.from_arrays.data = '{tmp_path}/a.npz'\n"
+        "arrays.from_arrays.batch_size = 2\n"
+    )
+    draw_label_maps.draw([tmp_path, tmp_path], tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 1000
+    gin.clear_config()

@@ -3,7 +3,7 @@
 import typing
 
 COSTS = ("macs", "complexity", "total_seconds")
-_QUALITIES = ("_auc", "_map", "_precision")
+_QUALITIES = ("_auc", "_iou", "_map", "_precision")
 
 
 class Metric(typing.NamedTuple):

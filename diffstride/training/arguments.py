@@ -161,6 +161,10 @@ _MUST_BE = {
         lambda value: value in ("latest", "best", "average"),
     ),
     "tensorboard": ("True or False", _is_boolean),
+    "picture_epochs": (
+        "None or a positive integer",
+        lambda value: value is None or _is_integer(value, 1),
+    ),
     "callbacks": (
         "a list of Keras callbacks (in gin files with brackets, as in "
         "`[@callbacks.EarlyStopping()]`)",

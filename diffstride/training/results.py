@@ -9,6 +9,7 @@ from diffstride.analysis.resolution import learned_strides
 from diffstride.training import plots, processes
 from diffstride.training.averaging import average_checkpoints
 from diffstride.training.checkpoint_files import restore_model, write_atomically
+from diffstride.training.label_map_pictures import draw_predictions
 
 
 def evaluate(run, which):
@@ -103,6 +104,10 @@ def report(run):
         write_atomically(
             run.workdir / "classes.json", lambda file: file.write(names)
         )
+    if run.data.label_shape:
+        path = run.workdir / "predictions.png"
+        if draw_predictions({"prediction": run.model}, run.data, path):
+            print(f"Predictions of test images: {path}")
     first = run.progress.initial_strides
     if not first:
         return

@@ -19,6 +19,7 @@ from diffstride.training import (
     termination,
 )
 from diffstride.training.arguments import check
+from diffstride.training.label_map_pictures import PredictionPictures
 from diffstride.training.macs_budget import MacsBudget
 from diffstride.training.refresh_sizes import RefreshSizes
 from diffstride.training.run import Run
@@ -58,6 +59,7 @@ def train(
     monitor: str | None = None,
     eval_checkpoint: str = "latest",
     tensorboard: bool = True,
+    picture_epochs: int | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: str | int = "auto",
     config: Callable[[], Configuration] | None = None,
@@ -75,7 +77,8 @@ def train(
             Keras model.
         workdir: directory of everything that the run leaves behind:
             `checkpoints/`, `history.jsonl`, `config.gin`, `tensorboard/`,
-            `strides.png`, the trained `model.keras` and, where the data set
+            `strides.png`, for label maps `predictions.png`, the trained
+            `model.keras` and, where the data set
             has them, the names of its classes, `classes.json`, and the figures
             of the test split, `test.json`, if there is a validation split.
         mode: `"train"`, or `"eval"` to evaluate a checkpoint on the test
@@ -126,6 +129,9 @@ def train(
             of those that are kept, `"average"`. What `mode="eval"` evaluates.
         tensorboard: whether to write for TensorBoard, where it is installed
             and the backend is TensorFlow.
+        picture_epochs: integer or None. Every so many epochs, a picture of
+            predictions beside their label maps is drawn in `pictures/`, where
+            matplotlib is installed. Only for label maps.
         callbacks: list of Keras callbacks. A run is one `fit` for them, also
             where it goes on after an interruption: what Keras's own ones have
             counted is part of a checkpoint.
@@ -192,12 +198,22 @@ def train(
         # Build the optimizer now, so that restoring a checkpoint finds its
         # variables.
         network.optimizer.build(network.trainable_variables)
+    if picture_epochs and not data.label_shape:
+        raise ConfigError(
+            "`picture_epochs` must be None for labels that are no maps. "
+            f"Received: picture_epochs={picture_epochs}"
+        )
     if complexity_weight:
         add_complexity_loss(network, complexity_weight)
     if target_macs is not None:
         costs = StrideCosts(network, data.input_shape)
         budget = MacsBudget(check_target(target_macs, costs), data.input_shape)
         callbacks = [budget, *callbacks]
+    if picture_epochs:
+        callbacks = [
+            *callbacks,
+            PredictionPictures(data, workdir / "pictures", picture_epochs),
+        ]
 
     run = Run(
         network,
