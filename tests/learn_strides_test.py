@@ -699,21 +699,28 @@ def test_vgg16_with_its_classifier_is_an_error():
 
 
 @pytest.mark.parametrize(
-    "main, shortcut",
+    "main, shortcut, count",
     [
-        ([conv(2, "a"), conv(2, "b")], [conv(4, "c")]),
-        ([conv(2, "a"), layers.UpSampling2D(2)], []),
+        ([conv(2, "a"), conv(2, "b")], [conv(4, "c")], 3),
+        ([conv(2, "a"), layers.UpSampling2D(2)], [], 1),
         (
             [conv((2, 1), "a"), conv((1, 2), "b")],
             [conv((1, 2), "c"), conv((2, 1), "d")],
+            4,
         ),
-        ([conv(2, "a")], [ResidualLayer(4, strides=2, project=True)]),
+        ([conv(2, "a")], [ResidualLayer(4, strides=2, project=True)], 2),
     ],
     ids=["steps", "up", "order", "block"],
 )
-def test_branches_that_cannot_share_are_an_error(main, shortcut):
-    with pytest.raises(ValueError, match="must downsample branches .*'add"):
-        learn_strides(branches(main, shortcut))
+def test_branches_that_cannot_share_are_resized(main, shortcut, count):
+    model = branches(main, shortcut)
+    learned = learn_strides(model)
+    assert len(strides_of(learned)) == count
+    x = images(2, 16, 16, 4)
+    expected = outputs(model, x)
+    np.testing.assert_allclose(outputs(learned, x), expected, atol=1e-5)
+    set_strides(learned, (1.3, 2.6))
+    assert np.isfinite(outputs(learned, x)).all()
 
 
 def test_a_model_without_strides_is_an_error():
@@ -722,22 +729,6 @@ def test_a_model_without_strides_is_an_error():
         learn_strides(model)
     with pytest.raises(ValueError, match="`model` must have DiffStride"):
         to_integer_strides(model)
-
-
-def test_strides_of_one_axis_are_an_error_that_names_them():
-    model = network(
-        layers.Conv1D(2, 3, strides=2, name="first"),
-        layers.Conv1D(2, 3),
-        layers.MaxPooling1D(2, name="second"),
-        shape=(16, 1),
-    )
-    with pytest.raises(
-        ValueError, match="two axes .*: first, second have one axis or three"
-    ):
-        learn_strides(model)
-    model = network(layers.Conv3D(2, 2, 2, name="c"), shape=(8, 8, 8, 1))
-    with pytest.raises(ValueError, match="none: c have one axis or three"):
-        learn_strides(model)
 
 
 @pytest.mark.parametrize("convert", [learn_strides, to_integer_strides])

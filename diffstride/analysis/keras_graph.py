@@ -44,6 +44,20 @@ def graph(model):
     return keras.Model(inputs, outputs, name=model.name)
 
 
+def step_graph(layer):
+    """A model of what a `TimeDistributed` layer calls at each step.
+
+    Returns:
+        The model inside of it, or a new one around any other layer.
+    """
+    if is_graph(layer.layer):
+        return layer.layer
+    called_on = layer._inbound_nodes[0].input_tensors[0]
+    batch, _, *shape = called_on.shape
+    inputs = keras.Input(batch_shape=(batch, *shape), dtype=called_on.dtype)
+    return keras.Model(inputs, layer.layer(inputs))
+
+
 def trace(layer, args, kwargs):
     """Runs the `call` of a layer on symbolic tensors, to have its graph.
 
@@ -102,6 +116,65 @@ def output_specs(node, specs):
     return tree.flatten(node.operation.compute_output_spec(*args, **kwargs))
 
 
+def calls_on_specs(model, specs):
+    """The calls in a graph, and in models inside of it, with what they read.
+
+    Args:
+        model: a model that `is_graph`.
+        specs: a `keras.KerasTensor` for each input.
+
+    Yields:
+        Each of `nodes`, with a list of a `keras.KerasTensor` for each input.
+
+    Returns:
+        A list of a `keras.KerasTensor` for each output.
+    """
+    model = graph(model)
+    known = dict(zip(map(id, model.inputs), specs, strict=True))
+    for node in nodes(model):
+        given = [known[id(tensor)] for tensor in node.input_tensors]
+        yield node, given
+        if is_graph(node.operation):
+            made = yield from calls_on_specs(node.operation, given)
+        else:
+            made = output_specs(node, known)
+        known.update(zip(map(id, node.outputs), made, strict=True))
+    return [known[id(tensor)] for tensor in model.outputs]
+
+
+def rebuild(model, inputs, call, taken):
+    """Repeats the calls in the graph of a model on other inputs.
+
+    Args:
+        model: a model that `is_graph`.
+        inputs: symbolic tensors in the structure that the model takes.
+        call: function `(operation, *args, **kwargs)` that makes a call.
+        taken: function `(tensor, reader, tensors)` to what takes the place of
+            a tensor of the graph. `reader` is the call that reads it, None
+            when it is made, and "output" when the model puts it out. `tensors`
+            are the new ones so far, by the id of the tensor that they replace.
+
+    Returns:
+        What the model puts out, in its structure.
+    """
+    model = graph(model)
+    tensors = {
+        id(x): y
+        for x, y in zip(model.inputs, tree.flatten(inputs), strict=True)
+    }
+    for node in nodes(model):
+        args, kwargs = node.arguments.fill_in(
+            {id(x): taken(x, node, tensors) for x in node.input_tensors}
+        )
+        outputs = tree.flatten(call(node.operation, *args, **kwargs))
+        for x, y in zip(node.outputs, outputs, strict=True):
+            tensors[id(x)] = y
+            tensors[id(x)] = taken(x, None, tensors)
+    return tree.map_structure(
+        lambda x: taken(x, "output", tensors), model.output
+    )
+
+
 def maker(tensor):
     """The operation that a symbolic tensor is an output of."""
     return tensor._keras_history.operation
@@ -111,8 +184,11 @@ def users(model):
     """What takes the output of each operation, and None for the model's own."""
     found = collections.defaultdict(list)
     for node in nodes(model):
-        if is_graph(node.operation):
-            for operation, inner in users(node.operation).items():
+        inner_graph = node.operation
+        if isinstance(inner_graph, keras.layers.TimeDistributed):
+            inner_graph = inner_graph.layer
+        if is_graph(inner_graph):
+            for operation, inner in users(inner_graph).items():
                 found[operation] += inner
         for tensor in node.input_tensors:
             found[maker(tensor)].append(node.operation)

@@ -12,11 +12,13 @@ result can stand for the original:
 - Layers that share their stride make the same number of points, as they meet.
 """
 
-from diffstride.surgery.shared_strides import (
+from diffstride.surgery.size_changes import (
     POOLINGS,
     WITH_SLOT,
     data_format_of,
     first_convolution,
+    rank_of,
+    spatial_axes,
 )
 
 
@@ -27,7 +29,8 @@ def aligned_paddings(shared):
         shared: the `SharedStrides` of a model.
 
     Returns:
-        A dict from each layer to `((top, bottom), (left, right))`.
+        A dict from each layer to `((top, bottom), (left, right))`, with a pair
+        for each axis.
     """
     windows = {
         layer: _windows(layer, shared.input_shapes[layer]) for layer in shared
@@ -37,7 +40,7 @@ def aligned_paddings(shared):
         groups.setdefault(shared.leader(layer), []).append(layer)
     paddings = {}
     for group in groups.values():
-        # The windows of all layers along the height, then along the width.
+        # The windows of all layers along the first axis, then the next.
         axes = zip(*(windows[layer] for layer in group), strict=True)
         by_axis = [_paddings_of_axis(axis) for axis in axes]
         for layer, *padding in zip(group, *by_axis, strict=True):
@@ -45,8 +48,13 @@ def aligned_paddings(shared):
     return paddings
 
 
-def same_padding(layer):
-    """What `padding="same"` stands for once the strides are 1."""
+def own_padding(layer):
+    """What a layer can pad by itself, once its strides are 1.
+
+    It is `padding="causal"` if the layer has it, else `padding="same"`.
+    """
+    if _padding_of(layer) == "causal":
+        return tuple((window - 1, 0) for window in window_of(layer))
     return tuple(
         ((window - 1) // 2, window // 2) for window in window_of(layer)
     )
@@ -61,25 +69,31 @@ def beyond(padding, other):
 
 
 def window_of(layer):
-    """Height and width of the windows of a convolution or pooling."""
+    """Sizes of the windows of a convolution or pooling."""
     if isinstance(layer, WITH_SLOT):
         layer = first_convolution(layer)
     is_pooling = isinstance(layer, POOLINGS)
     return tuple(layer.pool_size if is_pooling else layer.kernel_size)
 
 
+def _padding_of(layer):
+    return "same" if isinstance(layer, WITH_SLOT) else layer.padding
+
+
 class _Windows:
     """The windows of a layer along one axis."""
 
-    def __init__(self, size, window, stride, is_same):
+    def __init__(self, size, window, stride, padding):
         self._size, self._window = size, window
-        if is_same:
-            count = -(-size // stride)
-            padding = (count - 1) * stride + window - size
-            self._before = max(padding, 0) // 2
-        else:
+        if padding == "valid":
             count = (size - window) // stride + 1
             self._before = 0
+        else:
+            count = -(-size // stride)
+            missing = (count - 1) * stride + window - size
+            self._before = max(missing, 0) // 2
+        if padding == "causal":
+            self._before = window - 1
         self.points = count * stride
 
     def _starts(self):
@@ -92,16 +106,12 @@ class _Windows:
 
 
 def _windows(layer, input_shape):
-    """The windows of a layer along height and width."""
-    first = 1 if data_format_of(layer) == "channels_last" else 2
-    is_same = isinstance(layer, WITH_SLOT) or layer.padding == "same"
+    """The windows of a layer along each axis."""
+    axes = spatial_axes(rank_of(layer) + 2, data_format_of(layer))
     return [
-        _Windows(size, window, stride, is_same)
-        for size, window, stride in zip(
-            input_shape[first : first + 2],
-            window_of(layer),
-            layer.strides,
-            strict=True,
+        _Windows(input_shape[axis], window, stride, _padding_of(layer))
+        for axis, window, stride in zip(
+            axes, window_of(layer), layer.strides, strict=True
         )
     ]
 

@@ -1,7 +1,8 @@
 """Copies of a model in which some layers are others.
 
-`keras.models.clone_model` does the walk; this adds what it leaves out: models
-inside of models, Sequential ones among them, and the state of the layers.
+Other than `keras.models.clone_model`, this copies models inside of models,
+Sequential ones among them, and the state of the layers, and lets the caller
+change single calls.
 """
 
 import keras
@@ -12,12 +13,22 @@ from diffstride.analysis.keras_graph import (
     check_graph,
     graph,
     is_graph,
+    rebuild,
     sublayers,
 )
 from diffstride.layers.base_diffstride import BaseDiffStride
 
 
-def clone(model, replace, call=None, input_shape=None):
+def clone(
+    model,
+    replace,
+    call=None,
+    input_shape=None,
+    taken=None,
+    inner_graph=None,
+    inner_input=lambda tensor: tensor,
+    dtype=None,
+):
     """Copies a model with its weights.
 
     Args:
@@ -28,44 +39,59 @@ def clone(model, replace, call=None, input_shape=None):
             to a plain call.
         input_shape: shape of an example, for a model with one input. Defaults
             to the shapes that the model has.
+        taken: as for `keras_graph.rebuild`. Defaults to what a call has made.
+        inner_graph: function from a layer to the model that is copied call by
+            call, where the layer is this model or a `TimeDistributed` layer
+            that calls it; None for a layer that is replaced. Defaults to models
+            that are there.
+        inner_input: function from an input of such a model to a tensor of the
+            shape that it has from then on.
+        dtype: dtype policy of the `TimeDistributed` layers that call these
+            models. Defaults to those that they have.
 
     Returns:
         A Functional model that is not compiled.
     """
     check_graph(model)
-    replacements, originals, models = {}, {}, {}
+    inner_graph = inner_graph or _inner_graph
+    taken = taken or _as_it_was_made
+    replacements, models = {}, {}
 
-    def clone_function(layer):
-        if is_graph(layer):
-            return layer  # Copied where it is called.
-        if layer not in replacements:
-            replacements[layer] = replace(layer)
-            originals[replacements[layer]] = layer
-        return replacements[layer]
-
-    def call_function(layer, *args, **kwargs):
+    def call_new(layer, *args, **kwargs):
         if not args and "inputs" in kwargs:
             args = (kwargs.pop("inputs"),)
-        if is_graph(layer):
+        inner = inner_graph(layer)
+        if inner is not None:
             if layer not in models:
-                models[layer] = clone_graph(layer, graph(layer).input)
+                models[layer] = copy_of_graph(layer, inner)
             return models[layer](*args, **kwargs)
+        if layer not in replacements:
+            replacements[layer] = replace(layer)
+        new = replacements[layer]
         if call is None:
-            return layer(*args, **kwargs)
-        return call(originals[layer], layer, *args, **kwargs)
+            return new(*args, **kwargs)
+        return call(layer, new, *args, **kwargs)
+
+    def copy_of_graph(layer, inner):
+        examples = tree.map_structure(inner_input, graph(inner).input)
+        copied = clone_graph(inner, examples)
+        if layer is inner:
+            return copied
+        config = layer.get_config()
+        del config["layer"]
+        config["dtype"] = dtype or layer.dtype_policy
+        return type(layer)(copied, **config)
 
     def clone_graph(model, examples):
-        model = graph(model)
         inputs = tree.map_structure(
             lambda tensor, example: keras.Input(
                 batch_shape=example.shape, dtype=tensor.dtype, name=tensor.name
             ),
-            model.input,
+            graph(model).input,
             examples,
         )
-        return keras.models.clone_model(
-            model, inputs, clone_function, call_function
-        )
+        outputs = rebuild(model, inputs, call_new, taken)
+        return keras.Model(inputs, outputs, name=model.name)
 
     inputs = graph(model).input
     if input_shape is not None:
@@ -80,6 +106,18 @@ def clone(model, replace, call=None, input_shape=None):
         )
     )
     return cloned
+
+
+def _inner_graph(layer):
+    if is_graph(layer):
+        return layer
+    if isinstance(layer, keras.layers.TimeDistributed):
+        return layer.layer if is_graph(layer.layer) else None
+    return None
+
+
+def _as_it_was_made(tensor, reader, tensors):
+    return tensors[id(tensor)]
 
 
 def _examples(inputs, input_shape):

@@ -8,7 +8,8 @@ from diffstride.analysis.keras_graph import check_graph
 from diffstride.analysis.operations import count_macs
 from diffstride.analysis.resolution import print_table
 from diffstride.surgery.learn_strides import learn_strides
-from diffstride.surgery.shared_strides import SharedStrides, data_format_of
+from diffstride.surgery.shared_strides import SharedStrides
+from diffstride.surgery.size_changes import data_format_of, spatial_sizes
 from diffstride.types import Pooling
 
 
@@ -66,13 +67,14 @@ def conversion_summary(
             groups.setdefault(shared.leader(layer), []).append(layer)
     rows = [("Layers", "Strides", "Map", "MACs")]
     for leader, group in groups.items():
-        shape = shared.input_shapes[leader]
-        first = 1 if data_format_of(leader) == "channels_last" else 2
+        sizes = spatial_sizes(
+            shared.input_shapes[leader], data_format_of(leader)
+        )
         rows.append(
             (
                 ", ".join(layer.name for layer in group),
                 ", ".join(map(str, leader.strides)),
-                " x ".join(map(str, shape[first : first + 2])),
+                " x ".join(map(str, sizes)),
                 macs(group.__contains__),
             )
         )

@@ -53,6 +53,7 @@ def freeze(
         model,
         lambda layer: _frozen_layer(layer, dtype),
         input_shape=input_shape,
+        dtype=dtype,
     )
     for layer in learned_layers(frozen):
         if not isinstance(layer, BaseFrozenDiffStride):

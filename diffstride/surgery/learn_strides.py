@@ -5,32 +5,35 @@ from collections.abc import Callable, Sequence
 import keras
 from keras import activations, layers
 
-from diffstride.analysis.keras_graph import check_graph, is_graph, nodes
-from diffstride.layers.padded_pooling import PaddedPooling2D
+from diffstride.analysis.keras_graph import check_graph, maker, nodes
+from diffstride.layers import padded_pooling, resize
+from diffstride.layers.upsampling import UpSampling2D
 from diffstride.models import pooling_slot
 from diffstride.surgery.alignment import (
     aligned_paddings,
     beyond,
-    same_padding,
+    own_padding,
     window_of,
 )
 from diffstride.surgery.clone import clone
-from diffstride.surgery.shared_strides import (
+from diffstride.surgery.shared_strides import SharedStrides
+from diffstride.surgery.size_changes import (
     CONVOLUTIONS,
     POOLINGS,
     WITH_SLOT,
-    SharedStrides,
+    data_format_of,
+    rank_of,
+    spatial_axes,
 )
 from diffstride.types import Pooling
 
-# Layers that preserve scales, and leave maps of the size that strides leave.
-# After a convolution, they begin as the strides that they stand for.
-_DEFAULT_POOLING = {
-    order: {
-        "class_name": "DiffStride",
-        "config": {"norm": "forward", "ramp": "inside", "aliasing": aliasing},
-    }
-    for order, aliasing in {"after": 1.0, "before": 0.0}.items()
+# After a convolution, DiffStride begins as the strides that it stands for.
+_ALIASING = {"after": 1.0, "before": 0.0}
+_DIFFSTRIDE = {1: "DiffStride1D", 2: "DiffStride", 3: "DiffStride3D"}
+_RESIZE = {
+    1: resize.SpectralResize1D,
+    2: resize.SpectralResize,
+    3: resize.SpectralResize3D,
 }
 
 
@@ -112,20 +115,24 @@ def learn_strides(
     shared = SharedStrides(model)
     if not shared:
         raise ValueError(
-            "`model` must have convolutions or poolings of two axes with "
-            f"strides. Received: model={model.name}, which has none"
-            f"{_others_with_strides(model)}"
+            "`model` must have convolutions or poolings with strides. "
+            f"Received: model={model.name}, which has none"
         )
-    if pooling_cls is None:
-        pooling_cls = _DEFAULT_POOLING[pooling_order]
     conversion = _Conversion(
         shared,
         shared.chosen(where),
         pooling_cls,
-        pooling_order == "before",
-        _operation_names(model),
+        pooling_order,
+        _operation_names(model, shared.inner_graph),
     )
-    return clone(model, conversion.replace, conversion.call)
+    return clone(
+        model,
+        conversion.replace,
+        conversion.call,
+        taken=conversion.taken,
+        inner_graph=conversion.inner_graph,
+        inner_input=conversion.inner_input,
+    )
 
 
 class _Conversion:
@@ -134,16 +141,17 @@ class _Conversion:
     Args:
         shared: the `SharedStrides` of the model.
         chosen: the layers that learn their strides.
-        pooling_cls: what makes the layers that learn strides.
-        is_before: whether these stand before convolutions, or after.
+        pooling_cls: what makes the layers that learn strides, or None.
+        pooling_order: whether these stand before convolutions, or after.
         names: names that the new layers cannot have. They are added to it.
     """
 
-    def __init__(self, shared, chosen, pooling_cls, is_before, names):
+    def __init__(self, shared, chosen, pooling_cls, pooling_order, names):
         self._shared = shared
         self._chosen = chosen
         self._pooling_cls = pooling_cls
-        self._is_before = is_before
+        self._pooling_order = pooling_order
+        self._is_before = pooling_order == "before"
         self._names = names
         self._paddings = {
             layer: padding
@@ -157,29 +165,77 @@ class _Conversion:
         # Maps that were resampled before a convolution, for the next one that
         # reads the same map.
         self._resampled = {}
+        # Maps that were resized to others, likewise.
+        self._resized = {}
+
+    def inner_graph(self, layer):
+        """The model in a layer that is copied call by call, or None."""
+        inner = self._shared.inner_graph(layer)
+        if inner in (None, layer, getattr(layer, "layer", None)):
+            return inner
+        # A layer for each time step becomes a model if it learns its strides.
+        return inner if layer.layer in self._chosen else None
+
+    def inner_input(self, tensor):
+        """The input of a model inside of the model, of any size if needed."""
+        before = self._shared.inner_strides[id(tensor)]
+        if not before & self._chosen:
+            return tensor
+        shape = list(tensor.shape)
+        (layer, *_) = before & self._chosen
+        for axis in spatial_axes(len(shape), data_format_of(layer)):
+            shape[axis] = None
+        return keras.KerasTensor(shape, tensor.dtype)
+
+    def taken(self, tensor, reader, tensors):
+        """What stands for a tensor of the graph: itself, or resized."""
+        new = tensors[id(tensor)]
+        needed = self._shared.resizes.get((id(tensor), reader))
+        if needed is None or not self._chosen.intersection(needed.because):
+            return new
+        layer = needed.because[-1]
+        options = {
+            "data_format": data_format_of(layer),
+            "dtype": layer.dtype_policy,
+        }
+        resize_class = _RESIZE[len(new.shape) - 2]
+        if isinstance(needed.like, tuple):
+            name = self._name(maker(tensor), "resize")
+            return resize_class(size=needed.like, name=name, **options)(new)
+        like = tensors[id(needed.like)]
+        key = id(new), id(like)
+        if key not in self._resized:
+            name = self._name(maker(tensor), "resize")
+            made = resize_class(name=name, **options)([new, like])
+            # Keep the tensors, because an `id` is of a living object alone.
+            self._resized[key] = new, like, made
+        return self._resized[key][-1]
 
     def replace(self, layer):
         """The layer that takes the place of another."""
         config = layer.get_config()
+        if isinstance(layer, layers.UpSampling2D):
+            return UpSampling2D.from_config(config)
         if layer not in self._chosen:
             return type(layer).from_config(config)
         padding = self._paddings[layer]
         if isinstance(layer, WITH_SLOT):
             is_strided = config["pooling_cls"] is None
-            config["pooling_cls"] = self._pooling_cls
+            config["pooling_cls"] = self._pooling(layer)
             config["strides"] = layer.strides
-            config["pooling_order"] = "before" if self._is_before else "after"
+            config["pooling_order"] = self._pooling_order
             if is_strided and not self._is_before:
                 config["border"] = padding
             return type(layer).from_config(config)
-        config["strides"] = (1, 1)
+        config["strides"] = (1,) * rank_of(layer)
+        own = "causal" if layer.padding == "causal" else "same"
         if self._reads_small_maps(layer):
-            config["padding"] = "same"
+            config["padding"] = own
             return type(layer).from_config(config)
-        is_same = padding == same_padding(layer)
-        config["padding"] = "same" if is_same else "valid"
-        border = ((0, 0), (0, 0)) if is_same else padding
-        if isinstance(layer, POOLINGS) and border != ((0, 0), (0, 0)):
+        is_own = padding == own_padding(layer)
+        config["padding"] = own if is_own else "valid"
+        border = ((0, 0),) * rank_of(layer) if is_own else padding
+        if isinstance(layer, POOLINGS) and any(map(any, border)):
             return _padded_pooling(layer, padding)
         self._borders[layer] = self._border_layers(layer, border)
         if isinstance(layer, CONVOLUTIONS):
@@ -213,7 +269,7 @@ class _Conversion:
     def _resample_once(self, layer, inputs):
         """The map that a convolution reads, with its border, resampled."""
         leader = self._shared.leader(layer)
-        border = beyond(self._paddings[layer], same_padding(layer))
+        border = beyond(self._paddings[layer], own_padding(layer))
         key = id(inputs), leader, border
         if key not in self._resampled:
             x = inputs
@@ -227,19 +283,15 @@ class _Conversion:
         """Layers that widen a map by a border, or cut off what is negative."""
         made = []
         for role, kind, sign in [
-            ("padding", layers.ZeroPadding2D, 1),
-            ("cropping", layers.Cropping2D, -1),
+            ("padding", "ZeroPadding", 1),
+            ("cropping", "Cropping", -1),
         ]:
             widths = tuple(
                 tuple(max(sign * width, 0) for width in axis) for axis in border
             )
-            if widths != ((0, 0), (0, 0)):
+            if any(map(any, widths)):
                 made.append(
-                    kind(
-                        widths,
-                        data_format=layer.data_format,
-                        **self._new(layer, role),
-                    )
+                    _border_layer(kind, layer, widths, **self._new(layer, role))
                 )
         return made
 
@@ -248,26 +300,45 @@ class _Conversion:
         if leader not in self._strides:
             new = self._new(leader, "stride")
             self._strides[leader] = pooling_slot.make_pooling(
-                self._pooling_cls,
+                self._pooling(leader),
                 leader.strides,
-                leader.data_format,
+                data_format_of(leader),
                 new["name"],
+                rank=rank_of(leader),
             )
             self._strides[leader].dtype_policy = new["dtype"]
         return self._strides[leader]
 
+    def _pooling(self, layer):
+        """What makes the layer that learns the strides of another."""
+        return self._pooling_cls or {
+            "class_name": _DIFFSTRIDE[rank_of(layer)],
+            # It preserves scales, and leaves maps of the size that strides
+            # leave. After a convolution, it begins as the strides were.
+            "config": {
+                "norm": "forward",
+                "ramp": "inside",
+                "aliasing": _ALIASING[self._pooling_order],
+            },
+        }
+
     def _new(self, layer, role):
         """Name and dtype policy of a new layer beside another."""
-        name, number = f"{layer.name}_{role}", 1
+        return {"name": self._name(layer, role), "dtype": layer.dtype_policy}
+
+    def _name(self, operation, role):
+        """A new name for a layer beside an operation."""
+        name, number = f"{operation.name}_{role}", 1
         while name in self._names:
-            name, number = f"{layer.name}_{role}_{number}", number + 1
+            name, number = f"{operation.name}_{role}_{number}", number + 1
         self._names.add(name)
-        return {"name": name, "dtype": layer.dtype_policy}
+        return name
 
 
 def _padded_pooling(layer, padding):
-    is_max = isinstance(layer, layers.MaxPooling2D)
-    return PaddedPooling2D(
+    pooling_class = getattr(padded_pooling, f"PaddedPooling{rank_of(layer)}D")
+    is_max = "Max" in type(layer).__name__
+    return pooling_class(
         window_of(layer),
         padding=padding,
         pool_mode=getattr(layer, "pool_mode", "max" if is_max else "average"),
@@ -277,29 +348,27 @@ def _padded_pooling(layer, padding):
     )
 
 
-def _operation_names(model):
+def _border_layer(kind, layer, widths, **options):
+    if rank_of(layer) == 1:
+        (widths,) = widths
+    options["data_format"] = layer.data_format
+    if kind == "Cropping" and rank_of(layer) == 1:
+        # Keras has no such layer for channels in front.
+        if options.pop("data_format") == "channels_first":
+            raise ValueError(
+                "`pooling_order` must be 'after' for a convolution of signals "
+                "with `data_format='channels_first'`. "
+                f"Received: pooling_order='before' with layer '{layer.name}'"
+            )
+    return getattr(layers, f"{kind}{rank_of(layer)}D")(widths, **options)
+
+
+def _operation_names(model, inner_graph):
     """Names of all operations in a model, and in models inside of it."""
     names = {tensor.name for tensor in model.inputs}
     for node in nodes(model):
         names.add(node.operation.name)
-        if is_graph(node.operation):
-            names |= _operation_names(node.operation)
+        inner = inner_graph(node.operation)
+        if inner is not None:
+            names |= _operation_names(inner, inner_graph)
     return names
-
-
-def _others_with_strides(model):
-    """Names the layers of one or three axes that have strides."""
-    kinds = [
-        f"{kind}{rank}D"
-        for kind in ("Conv", "SeparableConv", "MaxPooling", "AveragePooling")
-        for rank in (1, 3)
-    ]
-    found = sorted(
-        {
-            node.operation.name
-            for node in nodes(model)
-            if type(node.operation).__name__ in kinds
-            and any(stride != 1 for stride in node.operation.strides)
-        }
-    )
-    return f": {', '.join(found)} have one axis or three" if found else ""

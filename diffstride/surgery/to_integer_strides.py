@@ -6,10 +6,16 @@ from keras import layers
 from diffstride.analysis import keras_graph
 from diffstride.analysis.learned_layers import learned_layers, strides_of
 from diffstride.layers.base_diffstride import BaseDiffStride
-from diffstride.layers.padded_pooling import PaddedPooling2D
+from diffstride.layers.padded_pooling import BasePaddedPooling
 from diffstride.layers.pooling import SpatialPooling
+from diffstride.layers.resize import BaseSpectralResize
+from diffstride.layers.upsampling import UpSampling2D
 from diffstride.surgery.clone import clone
-from diffstride.surgery.shared_strides import WITH_SLOT
+from diffstride.surgery.size_changes import (
+    WITH_SLOT,
+    spatial_sizes,
+    with_known_size,
+)
 
 _DEPTHWISE = (
     layers.DepthwiseConv1D,
@@ -25,7 +31,7 @@ _ABLE_TO_STRIDE = (
         for kind in ("Conv", "MaxPooling", "AveragePooling")
         for rank in (1, 2, 3)
     ),
-    PaddedPooling2D,
+    BasePaddedPooling,
     SpatialPooling,
 )
 
@@ -38,6 +44,10 @@ def to_integer_strides(model: keras.Model) -> keras.Model:
     at equal distances. Residual blocks of this package are built without a
     pooling layer. All other weights are carried over. Outputs differ from those
     of the model, so train the new one further.
+
+    A resize of one map to the size of another (`SpectralResize`) is left out
+    where the sizes agree by themselves. Sizes that the model leaves open are
+    taken for ones that the strides divide.
 
     Args:
         model: a Functional model, or a Sequential one that is built, with
@@ -80,6 +90,8 @@ def to_integer_strides(model: keras.Model) -> keras.Model:
         config = layer.get_config()
         if isinstance(layer, BaseDiffStride):
             return _subsampling(layer)
+        if isinstance(layer, UpSampling2D):
+            return layers.UpSampling2D.from_config(config)
         if isinstance(layer, WITH_SLOT) and learned_layers(layer):
             config["pooling_cls"] = config["border"] = None
             config["strides"] = _rounded_strides(learned_layers(layer)[0])
@@ -105,7 +117,31 @@ def to_integer_strides(model: keras.Model) -> keras.Model:
             f"residual blocks of this package. Received: model={model.name} "
             f"with layer '{layer.name}' inside of another"
         )
-    return converted
+    return _without_idle_resizes(converted)
+
+
+def _without_idle_resizes(model):
+    """The model without resizes to the size that a map has by itself."""
+    specs = [with_known_size(x) for x in keras_graph.graph(model).inputs]
+    is_idle = {}
+    for node, given in keras_graph.calls_on_specs(model, specs):
+        layer = node.operation
+        if isinstance(layer, BaseSpectralResize) and len(given) == 2:
+            x, like = (
+                spatial_sizes(spec.shape, layer.data_format) for spec in given
+            )
+            is_idle[layer] = x == like and is_idle.get(layer, True)
+    if not any(is_idle.values()):
+        return model
+
+    def call(layer, replacement, *args, **kwargs):
+        if is_idle.get(layer):
+            return args[0][0]
+        return replacement(*args, **kwargs)
+
+    return clone(
+        model, lambda layer: type(layer).from_config(layer.get_config()), call
+    )
 
 
 def _rounded_strides(layer):
