@@ -46,13 +46,25 @@ def learn_strides(
 ) -> keras.Model:
     """Lets a model learn its strides.
 
-    Every convolution and pooling with strides (`Conv2D`, `DepthwiseConv2D`,
-    `SeparableConv2D`, `MaxPooling2D`, `AveragePooling2D`, `SpatialPooling`)
-    becomes one without, followed by a DiffStride layer that starts at these
-    strides. All weights are carried over. Branches that meet, in an addition or
-    a concatenation, get one DiffStride layer for all of them, so that their
-    sizes agree whatever it learns. Layers of one or three axes, such as
-    `Conv1D` and `Conv3D`, stay as they are.
+    Every convolution and pooling with strides, of one, two or three axes
+    (`Conv2D`, `DepthwiseConv2D`, `SeparableConv2D`, `MaxPooling2D`,
+    `AveragePooling2D`, those of the same names for signals and volumes, and
+    `SpatialPooling`), becomes one without, followed by a DiffStride layer that
+    starts at these strides. All weights are carried over. Models inside of the
+    model are converted with it, also in `TimeDistributed`. Branches that meet
+    after equal steps, in an addition or a concatenation, get one DiffStride
+    layer for all of them, so that their sizes agree whatever it learns.
+
+    In a U-Net, an FPN or an autoencoder, maps come back to a size of before.
+    What enlarges them by a fixed factor (`UpSampling2D`, `Conv2DTranspose`)
+    stays, and a `SpectralResize` follows it, to the size of the map of before.
+    So a decoder follows its encoder, and a network that ends at the size of its
+    input always does. Maps that meet otherwise after different steps, such as
+    strides of 4 on one branch and twice 2 on the other, or after
+    `ops.image.resize`, are resized where they meet. As long as strides are as
+    they were, such a resize changes nothing. A map that is put out at a learned
+    size stays so: if it is compared with labels of a fixed size, add
+    `SpectralResize(size=...)` at the end.
 
     By default, the new model gives the outputs of the old one: its DiffStride
     layers have `aliasing=1`, with which they take every second point of a map
@@ -68,7 +80,9 @@ def learn_strides(
 
     The windows of a layer start where they started, so that branches stay
     aligned. This takes some padding: a `ZeroPadding2D` in front of a
-    convolution, a `PaddedPooling2D` instead of a pooling. As long as strides
+    convolution, a `PaddedPooling2D` instead of a pooling, or those of as many
+    axes. A causal convolution stays one, but a DiffStride layer with an
+    `aliasing` below 1 reads the whole signal, what comes later too. As long as strides
     are as they were, `to_integer_strides` leads back to a network with the
     outputs of `model`.
 
@@ -78,12 +92,13 @@ def learn_strides(
     stride keeps, so the strides would have a gradient of zero, and never learn.
 
     Args:
-        model: a Functional model, or a Sequential one that is built. Its maps
-            must end in global pooling, as `Flatten` cannot follow sizes that
-            move. They may be reshaped to `(-1, channels)`.
+        model: a Functional model, or a Sequential one that is built, with any
+            number of inputs and outputs. Sizes of inputs may be None. Its maps
+            must end in global pooling, or be put out, as `Flatten` cannot
+            follow sizes that move. They may be reshaped to `(-1, channels)`.
         pooling_cls: class, function or config dict. What makes the layers that
             learn strides (see `diffstride.models.pooling_slot`). Defaults to
-            `DiffStride` with `norm="forward"`, which preserves scales, with
+            `DiffStride`, or that of one or three axes, with `norm="forward"`, which preserves scales, with
             `ramp="inside"`, which leaves the sizes that the strides leave, and,
             after convolutions, with `aliasing=1`.
         where: names of layers, or a function from a layer to True or False.
