@@ -82,9 +82,9 @@ def learn_strides(
     aligned. This takes some padding: a `ZeroPadding2D` in front of a
     convolution, a `PaddedPooling2D` instead of a pooling, or those of as many
     axes. A causal convolution stays one, but a DiffStride layer with an
-    `aliasing` below 1 reads the whole signal, what comes later too. As long as strides
-    are as they were, `to_integer_strides` leads back to a network with the
-    outputs of `model`.
+    `aliasing` below 1 reads the whole signal, what comes later too. As long as
+    strides are as they were, `to_integer_strides` leads back to a network with
+    the outputs of `model`.
 
     An activation inside of a convolution comes after the DiffStride layer. If
     it came before, nothing but linear layers might lie between DiffStride and a
@@ -98,9 +98,9 @@ def learn_strides(
             follow sizes that move. They may be reshaped to `(-1, channels)`.
         pooling_cls: class, function or config dict. What makes the layers that
             learn strides (see `diffstride.models.pooling_slot`). Defaults to
-            `DiffStride`, or that of one or three axes, with `norm="forward"`, which preserves scales, with
-            `ramp="inside"`, which leaves the sizes that the strides leave, and,
-            after convolutions, with `aliasing=1`.
+            `DiffStride`, or that of one or three axes, with `norm="forward"`,
+            which preserves scales, with `ramp="inside"`, which leaves the sizes
+            that the strides leave, and, after convolutions, with `aliasing=1`.
         where: names of layers, or a function from a layer to True or False.
             Which of the layers learn their strides. Layers that must share
             their strides with one of them learn them, too. Defaults to all.
