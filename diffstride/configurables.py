@@ -69,6 +69,7 @@ _CONFIGURABLES = {
     "objectives": [
         losses_and_metrics.CrossEntropy,
         losses_and_metrics.TopAccuracy,
+        losses_and_metrics.MeanIoU,
     ],
     "losses": [
         keras.losses.BinaryCrossentropy,

@@ -10,12 +10,16 @@ import numpy as np
 import pytest
 import tiny
 
+from diffstride import configurables
+from diffstride.analysis.operations import count_macs
 from diffstride.data.arrays import from_arrays
+from diffstride.experiments import sweep_file
 from diffstride.layers.pooling import DiffStride
 from diffstride.training import trainer
 from diffstride.validation import ConfigError
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "scripts"))
+ROOT = pathlib.Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "scripts"))
 
 import draw_label_maps  # noqa: E402
 
@@ -154,3 +158,22 @@ def test_the_script_draws_predictions_of_runs(tmp_path):
     draw_label_maps.draw([tmp_path, tmp_path], tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size > 1000
     gin.clear_config()
+
+
+def test_networks_of_the_study_cost_alike():
+    """Within 5 % at their start; a budget keeps it there."""
+    sweep = sweep_file.read_sweep(ROOT / "configs/sweeps/study_camvid.toml")
+    macs = {}
+    for run in sweep.runs:
+        if run.seed != sweep.runs[0].seed:
+            continue
+        configurables.parse(run.all_files, run.all_params)
+        builder = gin.query_parameter("train.train.model").selector
+        with keras.StatelessScope(initialize_variables=False):
+            network = gin.get_configurable(builder)(
+                num_output_classes=11, input_shape=(120, 160, 3)
+            )
+        macs[run.name] = count_macs(network, (120, 160, 3))
+    gin.clear_config()
+    assert len(macs) == 5
+    assert max(macs.values()) < 1.05 * min(macs.values())

@@ -1,14 +1,16 @@
 """Pictures of label maps and of predictions, beside the images they are of."""
 
 import pathlib
+from collections.abc import Mapping, Sequence
 
 import keras
 import numpy as np
 from absl import logging
 from keras import ops
 
-from diffstride.data.dataset import Batches
+from diffstride.data.dataset import Batches, Dataset
 from diffstride.training import processes
+from diffstride.types import FilePath
 
 _EXAMPLES = 4
 # With more classes, there is no room to name them.
@@ -25,7 +27,7 @@ class PredictionPictures(keras.callbacks.Callback):
         every: integer. Number of epochs.
     """
 
-    def __init__(self, data, directory, every):
+    def __init__(self, data: Dataset, directory: FilePath, every: int):
         super().__init__()
         self.data = data
         self.directory = pathlib.Path(directory)
@@ -38,7 +40,9 @@ class PredictionPictures(keras.callbacks.Callback):
             draw_predictions({"prediction": self.model}, self.data, path)
 
 
-def draw_predictions(models, data, path):
+def draw_predictions(
+    models: Mapping[str, keras.Model], data: Dataset, path: FilePath
+) -> bool:
     """Draws test images, their label maps, and what models predict for them.
 
     Args:
@@ -61,7 +65,12 @@ def draw_predictions(models, data, path):
     return draw_label_maps(images, columns, names, path)
 
 
-def draw_label_maps(images, columns, class_names, path):
+def draw_label_maps(
+    images: np.ndarray,
+    columns: Mapping[str, np.ndarray],
+    class_names: Sequence[str],
+    path: FilePath,
+) -> bool:
     """Draws a row for each image: the image, then its map of each column.
 
     Args:
