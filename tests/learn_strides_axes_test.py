@@ -142,7 +142,7 @@ def test_unets_of_signals_and_volumes(rank):
 
 
 @pytest.mark.parametrize("converted", [False, True])
-def test_a_network_for_each_time_step(converted):
+def test_a_network_for_each_time_step(converted, tmp_path):
     """Either the network is converted, or the model around it."""
     inner = network(
         layers.Conv2D(4, 3, strides=2, activation="relu", name="a"),
@@ -168,4 +168,26 @@ def test_a_network_for_each_time_step(converted):
     )
     set_strides(learned, 1.4)
     moved = outputs(learned, x)
-    np.testing.assert_allclose(outputs(freeze(learned), x), moved, atol=1e-5)
+    frozen = freeze(learned)
+    np.testing.assert_allclose(outputs(frozen, x), moved, atol=1e-5)
+    frozen.save(tmp_path / "frozen.keras")
+    reloaded = keras.saving.load_model(tmp_path / "frozen.keras")
+    np.testing.assert_allclose(outputs(reloaded, x), moved, atol=1e-5)
+
+
+def test_two_time_distributed_layers_around_one_network():
+    inner = learn_strides(
+        network(
+            layers.Conv2D(4, 3, strides=2, padding="same", name="a"),
+            layers.GlobalAveragePooling2D(),
+            shape=(8, 8, 1),
+        )
+    )
+    inputs = keras.Input((3, 8, 8, 1))
+    ends = [layers.TimeDistributed(inner)(x) for x in (inputs, inputs * 2)]
+    model = keras.Model(inputs, layers.Concatenate()(ends))
+    set_strides(model, 1.4)
+    x = images(2, 3, 8, 8, 1)
+    frozen = freeze(model)
+    assert len(learned_layers(frozen)) == 1
+    np.testing.assert_allclose(outputs(frozen, x), outputs(model, x), atol=1e-5)

@@ -14,6 +14,7 @@ from diffstride import (
     to_integer_strides,
 )
 from diffstride.layers.resize import BaseSpectralResize
+from diffstride.models.unet import unet as models_unet
 
 layers = keras.layers
 KEEP = {"padding": "same", "activation": "relu"}
@@ -302,6 +303,18 @@ def test_fit_with_strides_that_move():
     assert learned.predict(x, verbose=0).shape == x.shape
 
 
+def test_the_unet_of_this_package():
+    """It resizes to its skips by itself."""
+    model = models_unet(2, (2, 2, 4), (2, 2), input_shape=(None, 2))
+    learned = learn_strides(model)
+    assert len(strides_of(learned)) == 2
+    assert len(resizes_of(learned)) == len(resizes_of(model)) == 2
+    x = images(2, 24, 2)
+    check_close(outputs(learned, x), outputs(model, x), 1e-4)
+    set_strides(learned, 1.3)
+    assert outputs(learned, x)[0].shape == (2, 24, 2)
+
+
 def test_convolutions_run_on_the_size_of_the_skip():
     learned = learn_strides(unet())
     names = [layer.name for layer in learned.layers]
@@ -369,9 +382,13 @@ def test_a_size_that_no_map_has():
 
 
 @pytest.mark.tensorflow
-def test_an_interpolation_that_needs_known_sizes():
+def test_layers_that_need_known_sizes():
     with pytest.raises(ValueError, match="'nearest' or .*'up_sampling2d'"):
         learn_strides(unet("bicubic"))
+    if hasattr(layers, "AdaptiveMaxPooling2D"):
+        pooling = layers.AdaptiveMaxPooling2D(4, name="pool")
+        with pytest.raises(ValueError, match="SpectralResize.*'pool'"):
+            learn_strides(network(conv(2, "a"), pooling))
 
 
 def test_points_in_a_row_are_not_resized():

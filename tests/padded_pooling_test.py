@@ -5,7 +5,11 @@ import numpy as np
 import pytest
 from keras import ops
 
-from diffstride.layers.padded_pooling import PaddedPooling2D
+from diffstride.layers.padded_pooling import (
+    PaddedPooling1D,
+    PaddedPooling2D,
+    PaddedPooling3D,
+)
 
 
 def reference(x, window, strides, padding, reduce):
@@ -86,6 +90,21 @@ def test_xla_trains_through_the_padding(pool_mode):
     model.train_on_batch(x, np.ones((2, 3, 4, 2)))
     after = ops.convert_to_numpy(model.layers[0].kernel)
     assert np.isfinite(after).all() and (after != before).all()
+
+
+@pytest.mark.parametrize("pool_mode", ["max", "average"])
+def test_signals_and_volumes_are_pooled_as_maps(pool_mode):
+    x = np.random.default_rng(0).normal(size=(2, 7, 2)).astype("float32")
+    pair, none = (1, 3), (0, 0)
+    expected = PaddedPooling2D((2, 1), (2, 1), (pair, none), pool_mode)(
+        x[:, :, None]
+    )
+    expected = ops.convert_to_numpy(expected)[:, :, 0]
+    got = PaddedPooling1D(2, 2, [pair], pool_mode)(x)
+    np.testing.assert_allclose(ops.convert_to_numpy(got), expected, atol=1e-6)
+    layer = PaddedPooling3D((1, 2, 1), (1, 2, 1), (none, pair, none), pool_mode)
+    got = ops.convert_to_numpy(layer(x[:, None, :, None]))
+    np.testing.assert_allclose(got[:, 0, :, 0], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("padding", [((0, 1),), ((0, -1), (0, 0))])

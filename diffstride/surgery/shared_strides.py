@@ -259,6 +259,14 @@ class SharedStrides:
         else:
             steps = self._meet(node, given, made.sizes or given[0].sizes)
         for layer in (x for x in steps or () if x in self):
+            advice = needs_known_size(operation)
+            if advice is not None:
+                raise ValueError(
+                    "`model` must not learn strides in front of a layer that "
+                    "needs to know the size of its map on TensorFlow: "
+                    f"{advice}. Received: model={self._name} with layer "
+                    f"'{operation.name}'"
+                )
             axes = axes_of(given[0].spec.shape, layer)
             if has_fixed_size(node, axes):
                 return None
@@ -266,15 +274,6 @@ class SharedStrides:
                 self._raise_flattened(operation)
         if made.sizes is None:
             return None
-        is_learned = any(layer in self for layer in steps or ())
-        if is_learned and needs_known_size(operation):
-            raise ValueError(
-                "`model` must upsample by 'nearest' or 'bilinear' where sizes "
-                "are learned, because Keras needs known sizes for others on "
-                f"TensorFlow. Received: model={self._name} with layer "
-                f"'{operation.name}' and "
-                f"interpolation='{operation.interpolation}'"
-            )
         if strided(operation):
             self._leaders.setdefault(operation, operation)
             self.input_shapes.setdefault(operation, given[0].spec.shape)

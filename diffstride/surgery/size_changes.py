@@ -43,17 +43,14 @@ _TRANSPOSED = (
 
 # Operations whose output has a size of its own, whatever the size of their
 # input. Keras has no common base class of theirs.
+_ADAPTIVE = tuple(
+    f"Adaptive{kind}Pooling{rank}D"
+    for kind in ("Average", "Max")
+    for rank in (1, 2, 3)
+)
 _FIXED_SIZE = (
-    *(
-        f"Global{kind}Pooling{rank}D"
-        for kind in ("Average", "Max")
-        for rank in (1, 2, 3)
-    ),
-    *(
-        f"Adaptive{kind}Pooling{rank}D"
-        for kind in ("Average", "Max")
-        for rank in (1, 2, 3)
-    ),
+    *_ADAPTIVE,
+    *(name.replace("Adaptive", "Global") for name in _ADAPTIVE),
     "Resize",
     "Resizing",
 )
@@ -179,12 +176,20 @@ def needs_fixed_size(node, axes):
 
 
 def needs_known_size(operation):
-    """Whether an operation needs a graph that knows the sizes of maps."""
-    return (
-        isinstance(operation, layers.UpSampling2D)
-        and operation.interpolation not in ("nearest", "bilinear")
-        and keras.backend.backend() == "tensorflow"
-    )
+    """What to use in place of an operation that needs numbers for sizes.
+
+    Returns:
+        A sentence, or None if the graph need not know the sizes of maps.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return None
+    if type(operation).__name__ in _ADAPTIVE:
+        return "use `diffstride.SpectralResize(size=...)`"
+    if isinstance(
+        operation, layers.UpSampling2D
+    ) and operation.interpolation not in ("nearest", "bilinear"):
+        return "set `interpolation` to 'nearest' or 'bilinear'"
+    return None
 
 
 def _only_moves_points(node, axes):
