@@ -82,7 +82,7 @@ def train(workdir, data=dataset, network=model, **options):
 
 
 def test_a_whole_run(tmp_path):
-    history = train(tmp_path, picture_epochs=2)
+    history = train(tmp_path, pictures_every=2)
     first, last = history
     names = {"loss", "mean_iou", "pixel_accuracy"}
     assert names | {f"val_{name}" for name in names} <= set(last)
@@ -131,8 +131,8 @@ def test_a_model_of_another_kind(data, network, message, tmp_path):
 
 
 def test_pictures_need_label_maps(tmp_path):
-    with pytest.raises(ConfigError, match="`picture_epochs` must be None for"):
-        train(tmp_path, tiny.dataset, tiny.model, picture_epochs=1)
+    with pytest.raises(ConfigError, match="`pictures_every` must be None for"):
+        train(tmp_path, tiny.dataset, tiny.model, pictures_every=1)
 
 
 def test_weights_that_a_given_loss_would_not_have(tmp_path):

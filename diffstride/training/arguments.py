@@ -161,7 +161,7 @@ _MUST_BE = {
         lambda value: value in ("latest", "best", "average"),
     ),
     "tensorboard": ("True or False", _is_boolean),
-    "picture_epochs": (
+    "pictures_every": (
         "None or a positive integer",
         lambda value: value is None or _is_integer(value, 1),
     ),

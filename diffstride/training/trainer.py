@@ -59,7 +59,7 @@ def train(
     monitor: str | None = None,
     eval_checkpoint: str = "latest",
     tensorboard: bool = True,
-    picture_epochs: int | None = None,
+    pictures_every: int | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: str | int = "auto",
     config: Callable[[], Configuration] | None = None,
@@ -129,7 +129,7 @@ def train(
             of those that are kept, `"average"`. What `mode="eval"` evaluates.
         tensorboard: whether to write for TensorBoard, where it is installed
             and the backend is TensorFlow.
-        picture_epochs: integer or None. Every so many epochs, a picture of
+        pictures_every: integer or None. Every so many epochs, a picture of
             predictions beside their label maps is drawn in `pictures/`, where
             matplotlib is installed. Only for label maps.
         callbacks: list of Keras callbacks. A run is one `fit` for them, also
@@ -198,10 +198,10 @@ def train(
         # Build the optimizer now, so that restoring a checkpoint finds its
         # variables.
         network.optimizer.build(network.trainable_variables)
-    if picture_epochs and not data.label_shape:
+    if pictures_every and not data.label_shape:
         raise ConfigError(
-            "`picture_epochs` must be None for labels that are no maps. "
-            f"Received: picture_epochs={picture_epochs}"
+            "`pictures_every` must be None for labels that are no maps. "
+            f"Received: pictures_every={pictures_every}"
         )
     if complexity_weight:
         add_complexity_loss(network, complexity_weight)
@@ -209,10 +209,10 @@ def train(
         costs = StrideCosts(network, data.input_shape)
         budget = MacsBudget(check_target(target_macs, costs), data.input_shape)
         callbacks = [budget, *callbacks]
-    if picture_epochs:
+    if pictures_every:
         callbacks = [
             *callbacks,
-            PredictionPictures(data, workdir / "pictures", picture_epochs),
+            PredictionPictures(data, workdir / "pictures", pictures_every),
         ]
 
     run = Run(
