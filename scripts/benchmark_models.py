@@ -30,9 +30,26 @@ from diffstride.models.densenet import densenet
 from diffstride.models.efficientnet import efficientnet
 from diffstride.models.resnet import resnet18, resnet18_imagenet
 
+
+def resnet18_study(pooling_cls, **kwargs):
+    """The network of configs/studies/cifar10_small.gin."""
+    return resnet18(
+        [1, 1, 2, 2, 2],
+        filters=8,
+        num_layers=1,
+        pooling_cls=[None, pooling_cls, pooling_cls, pooling_cls],
+        stem_slot=False,
+        downsample_identity=True,
+        activated_shortcut=True,
+        weight_decay=5e-4,
+        **kwargs,
+    )
+
+
 # The shape of an input, and what builds the model for it.
 MODELS = {
     "resnet18": ((32, 32, 3), resnet18),
+    "resnet18_study": ((32, 32, 3), resnet18_study),
     "resnet18_imagenet": ((224, 224, 3), resnet18_imagenet),
     "efficientnet_b0": ((128, 128, 3), efficientnet),
     "densenet121": ((32, 32, 3), densenet),
