@@ -4,14 +4,6 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("MPLBACKEND", "agg")
-if os.environ.get("KERAS_BACKEND") == "jax":
-    # Most of the time of a test goes into compiling for a run or two of tiny
-    # arrays: without these optimizations it takes a third less.
-    os.environ.setdefault(
-        "XLA_FLAGS",
-        "--xla_backend_optimization_level=0 "
-        "--xla_llvm_disable_expensive_passes=true",
-    )
 
 import keras
 import pytest
