@@ -127,30 +127,39 @@ def check_limits(lower, upper):
 
 def check_integers(value, name, rank):
     """An integer of 1 or more for each of `rank` axes."""
-    values = _for_each_axis(value, rank)
-    if values is None or not all(
-        is_number(v) and v == v // 1 and v >= 1 for v in values
-    ):
-        several = f", or a tuple of {rank}" if rank > 1 else ""
-        raise ValueError(
-            f"`{name}` must be an integer of 1 or more{several}. "
-            f"Received: {name}={value!r}"
-        )
-    return tuple(int(v) for v in values)
+    values = _check_axes(
+        value,
+        name,
+        rank,
+        lambda number: number == number // 1 and number >= 1,
+        "an integer of 1 or more",
+    )
+    return tuple(int(number) for number in values)
 
 
 def check_factor(value, rank):
     """A finite number above 0 for each of `rank` axes."""
+    values = _check_axes(
+        value,
+        "factor",
+        rank,
+        lambda number: 0 < number < math.inf,
+        "a finite number above 0",
+    )
+    return tuple(float(number) for number in values)
+
+
+def _check_axes(value, name, rank, is_valid, expected):
+    """A list of one number for each axis, all of which must be valid."""
     values = _for_each_axis(value, rank)
     if values is None or not all(
-        is_number(v) and 0 < v < math.inf for v in values
+        is_number(number) and is_valid(number) for number in values
     ):
         several = f", or a tuple of {rank}" if rank > 1 else ""
         raise ValueError(
-            f"`factor` must be a finite number above 0{several}. "
-            f"Received: factor={value!r}"
+            f"`{name}` must be {expected}{several}. Received: {name}={value!r}"
         )
-    return tuple(float(v) for v in values)
+    return values
 
 
 def _for_each_axis(value, rank):
