@@ -7,6 +7,7 @@ import keras
 # A saved model loads where all that it may hold has been imported.
 from diffstride.analysis import stride_checks  # noqa: F401
 from diffstride.analysis.resolution import summary
+from diffstride.layers.blur_pool import BlurPool
 from diffstride.layers.diffres import DiffRes
 from diffstride.layers.frame_pooling import (
     AvgMaxPool,
@@ -65,6 +66,7 @@ if int(keras.version().split(".")[0]) > _KERAS_MAJOR:
 __all__ = [
     "AvgMaxPool",
     "AvgPool",
+    "BlurPool",
     "ChangeHopSize",
     "ConvAvgPool",
     "DiffRes",

@@ -20,6 +20,7 @@ from diffstride.data import arrays, audio, images, multi_task, synthetic
 from diffstride.examples import data as examples_data
 from diffstride.examples import names
 from diffstride.layers import (
+    blur_pool,
     diffres,
     frame_pooling,
     log_mel,
@@ -87,6 +88,7 @@ _CONFIGURABLES = {
         pooling.SpatialPooling,
         pooling.FixedSpectralPooling,
         pooling.DiffStride,
+        blur_pool.BlurPool,
     ],
     "resnet": [
         resnet.Resnet,

@@ -400,6 +400,26 @@ def test_other_model_learns_its_strides(model, tmp_path, data_dir):
 
 
 @pytest.mark.tensorflow
+@pytest.mark.parametrize(
+    "pooling_file",
+    [
+        name
+        for name in FRAGMENTS
+        if name.startswith("pooling/") and in_no_experiment(name)
+    ],
+)
+def test_other_pooling_trains_a_step(pooling_file, tmp_path, data_dir):
+    files = [
+        "base.gin",
+        "datasets/synthetic.gin",
+        "models/resnet18.gin",
+        pooling_file,
+    ]
+    (row,) = train_a_step(files, tmp_path, data_dir)
+    assert np.isfinite([row["loss"], row["val_loss"]]).all()
+
+
+@pytest.mark.tensorflow
 @pytest.mark.parametrize("frames", ["diffres", "avg_pool"])
 def test_diffres_shows_in_the_history(frames, tmp_path, data_dir):
     files = ["studies/esc10_small.gin", f"frames/{frames}.gin"]

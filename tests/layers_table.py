@@ -7,6 +7,7 @@ import keras
 from diffstride import (
     AvgMaxPool,
     AvgPool,
+    BlurPool,
     ChangeHopSize,
     ConvAvgPool,
     DiffRes,
@@ -105,6 +106,7 @@ ROWS = {
         FixedSpectralPooling3D, {"strides": 2}, (6, 8, 8, 2)
     ),
     "SpatialPooling": Row(SpatialPooling, {"pool_size": 2}, IMAGE),
+    "BlurPool": Row(BlurPool, {"max_pool_size": 2}, IMAGE),
     "SpectralResize": Row(SpectralResize, {"factor": (1.5, 0.7)}, IMAGE),
     "SpectralResize1D": Row(SpectralResize1D, {"size": 37}, (24, 3)),
     "SpectralResize3D": Row(

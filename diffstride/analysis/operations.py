@@ -12,6 +12,7 @@ from keras import ops, tree
 
 from diffstride.analysis.keras_graph import graph, is_graph, sublayers
 from diffstride.layers.base_pooling import BaseSpectralLayer
+from diffstride.layers.blur_pool import BlurPool
 from diffstride.ops import spectral, windows
 
 layers = keras.layers
@@ -234,6 +235,12 @@ def _convolution(layer, arguments, output_shape):
 @_macs.register(layers.DepthwiseConv2D)
 def _depthwise(layer, arguments, output_shape):
     return math.prod(output_shape) * math.prod(layer.kernel_size)
+
+
+@_macs.register(BlurPool)
+def _blur(layer, arguments, output_shape):
+    """As the depthwise convolution that the filter is."""
+    return math.prod(output_shape) * math.prod(layer.filter_size)
 
 
 @_macs.register(layers.SeparableConv1D)

@@ -137,6 +137,10 @@ class FixedSpectralPooling(BaseFixedSpectralPooling):
     nothing aliases. The layer has no weights. `FixedSpectralPooling1D` and
     `FixedSpectralPooling3D` do the same for signals and volumes.
 
+    With strides of 2, it is FLC pooling ("frequency low cut", Grabinski et al.,
+    2022), except that the code of FLC pooling takes the absolute value of its
+    output.
+
     Args:
         strides: number of 1 or more, or tuple of two. Downsampling factor of
             height and width.
@@ -161,7 +165,8 @@ class FixedSpectralPooling(BaseFixedSpectralPooling):
     (1, 32, 16, 3)
 
     Reference:
-        Riad et al., 2022, section 2.3; Rippel et al., 2015.
+        Riad et al., 2022, section 2.3; Rippel et al., 2015; Grabinski et al.,
+        [FrequencyLowCut pooling](https://arxiv.org/abs/2204.00491), ECCV 2022.
     """
 
     rank = 2
