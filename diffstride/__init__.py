@@ -15,7 +15,9 @@ from diffstride.layers.frame_pooling import (
     ChangeHopSize,
     ConvAvgPool,
 )
+from diffstride.layers.leaf import LEAF
 from diffstride.layers.log_mel import LogMelSpectrogram
+from diffstride.layers.pcen import PCEN
 from diffstride.layers.pooling import (
     DiffStride,
     DiffStride1D,
@@ -64,6 +66,8 @@ if int(keras.version().split(".")[0]) > _KERAS_MAJOR:
     )
 
 __all__ = [
+    "LEAF",
+    "PCEN",
     "AvgMaxPool",
     "AvgPool",
     "BlurPool",

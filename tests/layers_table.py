@@ -5,6 +5,8 @@ import typing
 import keras
 
 from diffstride import (
+    LEAF,
+    PCEN,
     AvgMaxPool,
     AvgPool,
     BlurPool,
@@ -129,6 +131,9 @@ ROWS = {
     "ConvAvgPool": Row(ConvAvgPool, REDUCED, SPECTROGRAM),
     "ChangeHopSize": Row(ChangeHopSize, REDUCED, SPECTROGRAM),
     "LogMelSpectrogram": Row(LogMelSpectrogram, {"num_mels": 8}, (1600,)),
+    "LEAF": Row(LEAF, {"num_filters": 4}, (1600,)),
+    "LEAF efficient": Row(LEAF, {"num_filters": 4, "num_groups": 2}, (1600,)),
+    "PCEN": Row(PCEN, {}, (20, 8)),
     "SpecAugment": Row(SpecAugment, {}, SPECTROGRAM),
     "AttentionPooling": Row(AttentionPooling, {"num_classes": 3}, (4, 5, 6)),
 }

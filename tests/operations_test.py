@@ -4,6 +4,7 @@ import keras
 import pytest
 
 from diffstride import (
+    LEAF,
     DiffStride,
     DiffStride1D,
     FixedSpectralPooling,
@@ -51,6 +52,20 @@ def test_macs(layer, macs):
 def test_macs_of_a_signal():
     layer = DiffStride1D(2, smoothness_factor=2)
     assert count_macs(model_of(layer, shape=(16, 3))) == 12 * 16 * 3
+
+
+@pytest.mark.parametrize("num_groups", [None, 1])
+def test_macs_of_a_front_end(num_groups):
+    """Filters at the samples of three frames, and a Gaussian in each frame."""
+    layer = LEAF(
+        sample_rate=1000, num_filters=4, fmax=500, num_groups=num_groups
+    )
+    taps, outputs, used = 25, 25, 45
+    if num_groups:
+        # Every second sample, because no Gaussian is shorter than 2.8 samples.
+        taps, outputs, used = 21, 12, 12 + 2 * 5
+    macs = used * 8 * taps + 3 * 4 * outputs
+    assert count_macs(model_of(layer, shape=(49,))) == macs
 
 
 def test_layer_costs_follow_the_strides():

@@ -13,6 +13,7 @@ from keras import ops, tree
 from diffstride.analysis.keras_graph import graph, is_graph, sublayers
 from diffstride.layers.base_pooling import BaseSpectralLayer
 from diffstride.layers.blur_pool import BlurPool
+from diffstride.layers.filterbank import BaseFilterbank
 from diffstride.ops import spectral, windows
 
 layers = keras.layers
@@ -39,8 +40,8 @@ def layer_costs(
 
     Eq. 6 leaves out the margin of the windows, and knows no channels. This
     function sends one example through the model instead. It counts what
-    convolutions, dense layers, attention, recurrent layers and spectral layers
-    do with it; all other layers count as nothing.
+    convolutions, dense layers, attention, recurrent layers, spectral layers and
+    the filters of a front end do with it; all other layers count as nothing.
 
     Args:
         model: a Keras model.
@@ -257,6 +258,12 @@ def _separable(layer, arguments, output_shape):
 def _transposed(layer, arguments, output_shape):
     points = _points(_shapes(arguments)[0], layer)
     return points * math.prod(layer.kernel.shape)
+
+
+@_macs.register(BaseFilterbank)
+def _filterbank(layer, arguments, output_shape):
+    batch, frames = output_shape[:2]
+    return batch * layer.macs(frames)
 
 
 @_macs.register(layers.Attention)

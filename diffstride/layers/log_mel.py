@@ -7,15 +7,16 @@ import keras
 import numpy as np
 from keras import ops
 
-from diffstride.validation import check_floating_point
-
-# The mel scale of the Hidden Markov Model Toolkit (HTK).
-_BREAK_FREQUENCY = 700.0
-_MELS_PER_LOG = 1127.0
+from diffstride.layers.frontend import (
+    BaseFrontend,
+    check_band_limits,
+    check_positive,
+)
+from diffstride.ops.filterbanks import mel_points
 
 
 @keras.saving.register_keras_serializable(package="diffstride")
-class LogMelSpectrogram(keras.layers.Layer):
+class LogMelSpectrogram(BaseFrontend):
     """Log-compressed mel spectrogram of waveforms.
 
     The layer cuts the waveform into frames of `window_ms` every `hop_ms` and
@@ -48,7 +49,10 @@ class LogMelSpectrogram(keras.layers.Layer):
             power.
         log_offset: positive number. It is added before the logarithm, so that
             silence gives a finite number. The default is larger than the
-            rounding noise of 16-bit samples.
+            rounding noise of 16-bit samples. With None there is no logarithm:
+            the layer returns energies, for a layer such as `PCEN`. They are in
+            float32 under every dtype policy, because float16 holds neither the
+            loud ones nor the quiet ones.
         center: whether frame `t` is centred at `t` hops, with zeros around the
             waveform, rather than beginning there.
 
@@ -84,28 +88,16 @@ class LogMelSpectrogram(keras.layers.Layer):
         fft_length: int | None = None,
         window: str | None = "hann",
         power: float = 2.0,
-        log_offset: float = 1e-5,
+        log_offset: float | None = 1e-5,
         center: bool = False,
         **kwargs,
     ):
-        # Keep the waveform in float32, because quiet samples are below the
-        # resolution of float16.
-        super().__init__(autocast=False, **kwargs)
-        for name, value in [
-            ("sample_rate", sample_rate),
-            ("window_ms", window_ms),
-            ("hop_ms", hop_ms),
-            ("power", power),
-            ("log_offset", log_offset),
-        ]:
-            if not isinstance(value, numbers.Real) or not value > 0:
-                raise ValueError(
-                    f"`{name}` must be a positive number. "
-                    f"Received: {name}={value}"
-                )
-        self.sample_rate = sample_rate
-        self.window_ms = window_ms
-        self.hop_ms = hop_ms
+        super().__init__(
+            sample_rate, window_ms, hop_ms, num_mels, center, **kwargs
+        )
+        check_positive(power=power)
+        if log_offset is not None:
+            check_positive(log_offset=log_offset)
         self.num_mels = num_mels
         self.fmin = fmin
         self.fmax = fmax
@@ -113,17 +105,7 @@ class LogMelSpectrogram(keras.layers.Layer):
         self.window = window
         self.power = power
         self.log_offset = log_offset
-        self.center = center
-        self.input_spec = keras.layers.InputSpec(ndim=2)
 
-        self._window_length = round(sample_rate * window_ms / 1000)
-        self._hop_length = round(sample_rate * hop_ms / 1000)
-        if self._window_length < 1 or self._hop_length < 1:
-            raise ValueError(
-                "`window_ms` and `hop_ms` must last a sample or more. Received:"
-                f" window_ms={window_ms}, hop_ms={hop_ms} at "
-                f"sample_rate={sample_rate}"
-            )
         self._fft_length = fft_length or 2 ** math.ceil(
             math.log2(self._window_length)
         )
@@ -138,6 +120,13 @@ class LogMelSpectrogram(keras.layers.Layer):
             num_mels, self._fft_length, sample_rate, fmin, fmax
         )
 
+    @property
+    def log_scale(self):
+        return self.log_offset is not None
+
+    def _frame_length(self):
+        return self._fft_length
+
     def _padding(self):
         """Zeros before and after the waveform, so that each frame is as long
         as the transform."""
@@ -146,37 +135,11 @@ class LogMelSpectrogram(keras.layers.Layer):
         left = (self._fft_length - self._window_length) // 2
         return left, self._fft_length - self._window_length - left
 
-    def _frames(self, samples):
-        samples += sum(self._padding()) - self._fft_length
-        return max(0, 1 + samples // self._hop_length)
+    def _output_dtype(self):
+        return self.compute_dtype if self.log_scale else "float32"
 
-    def _check_length(self, samples):
-        if samples is not None and self._frames(samples) < 1:
-            raise ValueError(
-                "The waveform must last a window or more, "
-                f"{self._window_length} samples. Received: {samples} samples"
-            )
-
-    def build(self, input_shape):
-        self._check_length(input_shape[-1])
-
-    def _check_floating(self, inputs):
-        check_floating_point(
-            inputs,
-            self.name,
-            "divide 16-bit samples by 32768, for instance with "
-            "`keras.layers.Rescaling(1 / 32768)`",
-        )
-
-    def compute_output_spec(self, inputs):
-        self._check_floating(inputs)
-        return super().compute_output_spec(inputs)
-
-    def call(self, inputs):
-        self._check_floating(inputs)
-        inputs = ops.cast(inputs, "float32")
-        self._check_length(inputs.shape[-1])
-        real, imaginary = self._short_time_transform(inputs)
+    def _features(self, waveforms):
+        real, imaginary = self._short_time_transform(waveforms)
         spectrum = ops.square(real) + ops.square(imaginary)
         if self.power != 2:
             # The gradient of a root is infinite at zero.
@@ -185,8 +148,7 @@ class LogMelSpectrogram(keras.layers.Layer):
                 self.power / 2,
             )
         mels = ops.matmul(spectrum, self._mel_matrix)
-        outputs = ops.expand_dims(ops.log(mels + self.log_offset), -1)
-        return ops.cast(outputs, self.compute_dtype)
+        return ops.log(mels + self.log_offset) if self.log_scale else mels
 
     def _short_time_transform(self, waveforms):
         """Real and imaginary parts of the transform of every frame."""
@@ -199,18 +161,13 @@ class LogMelSpectrogram(keras.layers.Layer):
             center=False,
         )
 
-    def compute_output_shape(self, input_shape):
-        batch, samples = input_shape
-        self._check_length(samples)
-        frames = None if samples is None else self._frames(samples)
-        return (batch, frames, self.num_mels, 1)
+    def frequency_responses(self) -> tuple[np.ndarray, np.ndarray]:
+        bins = np.arange(self._fft_length // 2 + 1)
+        return bins * (self.sample_rate / self._fft_length), self._mel_matrix.T
 
     def get_config(self):
         return {
             **super().get_config(),
-            "sample_rate": self.sample_rate,
-            "window_ms": self.window_ms,
-            "hop_ms": self.hop_ms,
             "num_mels": self.num_mels,
             "fmin": self.fmin,
             "fmax": self.fmax,
@@ -218,7 +175,6 @@ class LogMelSpectrogram(keras.layers.Layer):
             "window": self.window,
             "power": self.power,
             "log_offset": self.log_offset,
-            "center": self.center,
         }
 
 
@@ -247,24 +203,18 @@ def mel_matrix(
     >>> mel_matrix(64, 512, 16000, 60, 7800).shape
     (257, 64)
     """
-    nyquist = sample_rate / 2
-    upper = nyquist if fmax is None else fmax
-    if not 0 <= fmin < upper <= nyquist:
-        raise ValueError(
-            "`fmin` must be less than `fmax`, and both between 0 and half the "
-            f"sample rate, {nyquist} Hz. Received: fmin={fmin}, fmax={fmax}"
-        )
+    upper = check_band_limits(fmin, fmax, sample_rate)
     if not isinstance(num_mels, numbers.Integral) or num_mels < 1:
         raise ValueError(
             "`num_mels` must be an integer of 1 or more. "
             f"Received: num_mels={num_mels}"
         )
     bins = np.arange(fft_length // 2 + 1) * (sample_rate / fft_length)
-    edges = np.linspace(_mels(fmin), _mels(upper), num_mels + 2)
+    edges = mel_points(fmin, upper, num_mels + 2)
     # Lower edge, peak and upper edge of each channel in hertz. The triangles
     # have straight sides on the scale of hertz, as those of librosa do.
     lower, peak, higher = (
-        _hertz(edges[index : index + num_mels]) for index in range(3)
+        edges[index : index + num_mels] for index in range(3)
     )
     rise = (bins[:, np.newaxis] - lower) / (peak - lower)
     fall = (higher - bins[:, np.newaxis]) / (higher - peak)
@@ -278,14 +228,6 @@ def mel_matrix(
             f"Received: num_mels={num_mels}, fft_length={fft_length}"
         )
     return matrix.astype("float32")
-
-
-def _mels(hertz):
-    return _MELS_PER_LOG * np.log1p(hertz / _BREAK_FREQUENCY)
-
-
-def _hertz(mels):
-    return _BREAK_FREQUENCY * np.expm1(mels / _MELS_PER_LOG)
 
 
 def _window(window, length):

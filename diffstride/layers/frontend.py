@@ -1,0 +1,151 @@
+"""What all front ends share: from waveforms to frames of bands."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from diffstride.validation import check_floating_point, is_number
+
+
+def check_positive(**arguments):
+    """Each argument must be a positive number."""
+    for name, value in arguments.items():
+        if not is_number(value) or not value > 0:
+            raise ValueError(
+                f"`{name}` must be a positive number. Received: {name}={value}"
+            )
+
+
+def check_band_limits(fmin, fmax, sample_rate):
+    """Returns `fmax` in hertz; its default is half the sample rate."""
+    nyquist = sample_rate / 2
+    upper = nyquist if fmax is None else fmax
+    if not 0 <= fmin < upper <= nyquist:
+        raise ValueError(
+            "`fmin` must be less than `fmax`, and both between 0 and half the "
+            f"sample rate, {nyquist} Hz. Received: fmin={fmin}, fmax={fmax}"
+        )
+    return upper
+
+
+class BaseFrontend(keras.layers.Layer):
+    """Cuts waveforms into frames and computes the bands of each.
+
+    Frame `t` covers the samples from `t` hops on, for the length of a window;
+    with `center` its middle is at `t` hops, and there are zeros around the
+    waveform. Everything is computed in float32 under every dtype policy,
+    because quiet samples are below the resolution of float16; only the result
+    is cast.
+
+    A subclass implements `_features`, from (batch, samples) in float32 to
+    (batch, frames, bands), and `frequency_responses`.
+
+    Attributes:
+        log_scale: whether the outputs are logarithms of energies, so that a
+            layer such as `DiffRes` merges frames on the linear scale.
+    """
+
+    log_scale = True
+
+    def __init__(
+        self,
+        sample_rate: float,
+        window_ms: float,
+        hop_ms: float,
+        num_bands: int,
+        center: bool,
+        **kwargs,
+    ):
+        super().__init__(autocast=False, **kwargs)
+        check_positive(
+            sample_rate=sample_rate, window_ms=window_ms, hop_ms=hop_ms
+        )
+        self.sample_rate = sample_rate
+        self.window_ms = window_ms
+        self.hop_ms = hop_ms
+        self.center = center
+        self.input_spec = keras.layers.InputSpec(ndim=2)
+        self._num_bands = num_bands
+        self._window_length = round(sample_rate * window_ms / 1000)
+        self._hop_length = round(sample_rate * hop_ms / 1000)
+        if self._window_length < 1 or self._hop_length < 1:
+            raise ValueError(
+                "`window_ms` and `hop_ms` must last a sample or more. Received:"
+                f" window_ms={window_ms}, hop_ms={hop_ms} at "
+                f"sample_rate={sample_rate}"
+            )
+
+    def _frame_length(self):
+        """Samples that a frame needs, with padding."""
+        return self._window_length
+
+    def _padding(self):
+        """Zeros before and after the waveform."""
+        if not self.center:
+            return 0, 0
+        before = self._window_length // 2
+        return before, self._window_length - before
+
+    def _frames(self, samples):
+        samples += sum(self._padding()) - self._frame_length()
+        return max(0, 1 + samples // self._hop_length)
+
+    def _check_length(self, samples):
+        if samples is not None and self._frames(samples) < 1:
+            raise ValueError(
+                "The waveform must last a window or more, "
+                f"{self._window_length} samples. Received: {samples} samples"
+            )
+
+    def _check_floating(self, inputs):
+        check_floating_point(
+            inputs,
+            self.name,
+            "divide 16-bit samples by 32768, for instance with "
+            "`keras.layers.Rescaling(1 / 32768)`",
+        )
+
+    def _output_dtype(self):
+        return self.compute_dtype
+
+    def build(self, input_shape):
+        self._check_length(input_shape[-1])
+
+    def call(self, inputs):
+        self._check_floating(inputs)
+        self._check_length(inputs.shape[-1])
+        features = self._features(ops.cast(inputs, "float32"))
+        return ops.cast(ops.expand_dims(features, -1), self._output_dtype())
+
+    def _features(self, waveforms):
+        raise NotImplementedError
+
+    def frequency_responses(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns what each band makes of a tone.
+
+        Returns:
+            Two arrays: frequencies in hertz, and the power with which each
+            band passes them (bands, frequencies).
+        """
+        raise NotImplementedError
+
+    def compute_output_shape(self, input_shape):
+        batch, samples = input_shape
+        self._check_length(samples)
+        frames = None if samples is None else self._frames(samples)
+        return (batch, frames, self._num_bands, 1)
+
+    def compute_output_spec(self, inputs):
+        self._check_floating(inputs)
+        return keras.KerasTensor(
+            self.compute_output_shape(inputs.shape), self._output_dtype()
+        )
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "sample_rate": self.sample_rate,
+            "window_ms": self.window_ms,
+            "hop_ms": self.hop_ms,
+            "center": self.center,
+        }

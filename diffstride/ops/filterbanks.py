@@ -1,0 +1,151 @@
+"""Filters of learnable front ends, and the mel scale that they begin with.
+
+Frequencies are in cycles per sample, between 0 and 1/2, and durations in
+samples, unless a name says otherwise. `steps` are points in time, relative to
+the middle of a filter.
+
+References:
+    - Zeghidour et al., [LEAF: a learnable frontend for audio classification](
+      https://arxiv.org/abs/2101.08596), 2021: section 3.
+    - Ravanelli and Bengio, [Speaker recognition from raw waveform with
+      SincNet](https://arxiv.org/abs/1808.00158), 2018: section 2.
+    - Wang et al., [Trainable frontend for robust and far-field keyword
+      spotting](https://arxiv.org/abs/1607.05666), 2017: section 3.
+"""
+
+import math
+
+import numpy as np
+from keras import ops
+
+# The mel scale of the Hidden Markov Model Toolkit (HTK).
+BREAK_FREQUENCY = 700.0
+MELS_PER_LOG = 1127.0
+
+# The product of the standard deviation of a Gaussian in time and the full width
+# at half maximum of its Fourier transform.
+WIDTH_PRODUCT = math.sqrt(2 * math.log(2)) / math.pi
+
+# Frames that `running_mean` smooths by one matrix.
+BLOCK = 128
+
+
+def mel_points(fmin: float, fmax: float, count: int) -> np.ndarray:
+    """Frequencies in hertz from `fmin` to `fmax`, equally far apart in mels."""
+    lower, upper = (
+        MELS_PER_LOG * np.log1p(edge / BREAK_FREQUENCY) for edge in (fmin, fmax)
+    )
+    mels = np.linspace(lower, upper, count)
+    return BREAK_FREQUENCY * np.expm1(mels / MELS_PER_LOG)
+
+
+def mel_bands(
+    fmin: float, fmax: float, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Centres and widths in hertz of Gabor filters that are like mel triangles.
+
+    The amplitude of a filter is to the power of one half what the triangle is
+    to the energy. The square root of a triangle is above one half on three
+    quarters of its base: this is the full width at half maximum.
+    """
+    points = mel_points(fmin, fmax, count + 2)
+    return points[1:-1], 0.75 * (points[2:] - points[:-2])
+
+
+def gabor_filters(frequencies, deviations, length):
+    """Real and imaginary parts of Gabor filters, (length, 2 * filters).
+
+    Args:
+        frequencies: tensor (filters,). Centre frequencies.
+        deviations: tensor (filters,). Standard deviations of the Gaussians.
+        length: odd integer. Length of the filters.
+    """
+    steps = ops.arange(length, dtype="float32")[:, None] - length // 2
+    angles = 2 * math.pi * frequencies * steps
+    envelope = gaussians(deviations, steps)
+    return ops.concatenate(
+        [envelope * ops.cos(angles), envelope * ops.sin(angles)], axis=1
+    )
+
+
+def gaussians(deviations, steps):
+    """Gaussians at the points `steps` (n, 1), each with an integral of one."""
+    return ops.exp(-0.5 * ops.square(steps / deviations)) / (
+        math.sqrt(2 * math.pi) * deviations
+    )
+
+
+def sinc_filters(lower, upper, length):
+    """Ideal band-pass filters in a Hamming window, (length, filters).
+
+    Args:
+        lower: tensor (filters,). Frequencies where the bands begin.
+        upper: tensor (filters,). Frequencies where the bands end.
+        length: odd integer. Length of the filters.
+    """
+    steps = np.arange(length, dtype="float32")[:, None] - length // 2
+    # A window that is not zero at its ends, symmetric around the middle.
+    window = 0.54 + 0.46 * np.cos(2 * np.pi * steps / max(length - 1, 1))
+    window = ops.convert_to_tensor(window.astype("float32"))
+    band_pass = _low_pass(upper, steps) - _low_pass(lower, steps)
+    return band_pass * window
+
+
+def _low_pass(cutoff, steps):
+    """2 f sinc(2 π f n), whose value in the middle is 2 f."""
+    is_middle = steps == 0
+    away = ops.convert_to_tensor(np.where(is_middle, 1, steps))
+    sides = ops.sin(2 * math.pi * cutoff * away) / (math.pi * away)
+    return ops.where(ops.convert_to_tensor(is_middle), 2 * cutoff, sides)
+
+
+def running_mean(inputs, smoothing):
+    """Running means M(t) = (1 - s) M(t - 1) + s E(t), with M(-1) = E(0).
+
+    The frames are cut into blocks. Within a block, and from block to block, the
+    recursion is a product with a matrix of powers of 1 - s. So there is no loop
+    over frames, any number of frames will do, and no power is above one.
+
+    Args:
+        inputs: tensor (batch, frames, bands), E, in float32.
+        smoothing: tensor (bands,), s, between 0 and 1.
+
+    Returns:
+        Tensor of the shape of `inputs`.
+    """
+    batch, frames, bands = ops.shape(inputs)
+    block = min(BLOCK, frames) if isinstance(frames, int) else BLOCK
+    blocks = (frames + block - 1) // block
+    # Pad by a constant and cut, because the number of frames may be a tensor.
+    padded = ops.pad(inputs, [(0, 0), (0, block - 1), (0, 0)])
+    padded = padded[:, : blocks * block]
+    padded = ops.reshape(padded, (batch, blocks, block, bands))
+    log_keep = ops.log(ops.maximum(1 - smoothing, 1e-7))
+    within = ops.arange(block, dtype="float32")
+    local = ops.einsum(
+        "ijf,bcjf->bcif",
+        smoothing * _powers(log_keep, within[:, None] - within),
+        padded,
+    )
+    # What each block begins with: the first frame, and the blocks before it.
+    index = ops.arange(blocks, dtype="float32")
+    before = ops.einsum(
+        "cdf,bdf->bcf",
+        _powers(block * log_keep, index[:, None] - index - 1),
+        local[:, :, -1],
+    )
+    before = before + inputs[:, :1] * _powers(block * log_keep, index)
+    means = local + before[:, :, None] * _powers(log_keep, within + 1)
+    return ops.reshape(means, (batch, blocks * block, bands))[:, :frames]
+
+
+def _powers(logarithms, exponents):
+    """exp(logarithms)^exponents along a new last axis; 0 below an exponent 0.
+
+    Args:
+        logarithms: tensor (bands,), at most zero.
+        exponents: tensor of integers, of any shape.
+    """
+    exponents = exponents[..., None]
+    powers = ops.exp(logarithms * ops.maximum(exponents, 0))
+    return ops.where(exponents >= 0, powers, 0.0)
