@@ -14,7 +14,8 @@ published number in brackets, where the sweep file has one. The best of a row or
 a column is in bold where it is better than all others beyond the noise, which
 is twice the standard error of the difference. Metrics are those of
 `history.jsonl` at the end of a run, `complexity` (J in Eq. 6) and
-`total_seconds`.
+`total_seconds`. Runs with a validation split also have `test_accuracy` and the
+like, of the final weights, and `best_test_accuracy`, of the best epoch.
 
 Runs that failed, are not finished or belong elsewhere are named, and left out.
 A directory of runs that were made one by one is reported, too.
@@ -71,10 +72,16 @@ def choose_metrics(folder, names=(), scale=None, decimals=None):
     names = names or [section["metric"] for section in published]
     names = names or default_metrics(folder.runs)
     metrics = [find_metric(name, scale, decimals) for name in names]
+    if any(run.test for run in folder.runs):
+        metrics = [
+            metric._replace(title=metric.title.replace("test", "validation"))
+            if metric.name.startswith("val_")
+            else metric
+            for metric in metrics
+        ]
     for metric in metrics:
         if all(run.value(metric.name) is None for run in folder.runs):
-            row = folder.runs[0].history[-1]
-            known = sorted(n for n in row if not isinstance(row[n], dict))
+            known = sorted(folder.runs[0].numbers)
             raise SweepError(
                 f"The runs have no metric '{metric.name}'; they have {known}"
             )

@@ -21,6 +21,7 @@ import sizes  # noqa: E402
 
 from diffstride import report  # noqa: E402
 from diffstride.experiments import (  # noqa: E402
+    curve_figures,
     formats,
     page,
     runner,
@@ -571,6 +572,57 @@ def test_the_report_has_the_accuracy_of_training(folder):
     ]
     cell = read_csv(everything)["1-2-3, strided", "training accuracy, %"]
     assert float(cell["mean"]) == pytest.approx(np.mean(values))
+
+
+def test_figures_of_the_test_split(folder):
+    """Runs with a validation split have them in a file of their own."""
+    (folder / "sweep.toml").write_text(SWEEP.partition("[published]")[0])
+    rng = np.random.default_rng(1)
+    for run in read_folder(folder).runs:
+        found = {
+            which: {
+                "epoch": 3,
+                "step": 30,
+                "checkpoint": "30",
+                "accuracy": rng.uniform(),
+                "shift_consistency": rng.uniform(),
+            }
+            for which in ("best", "final")
+        }
+        (folder / run.name / "test.json").write_text(json.dumps(found))
+    read = read_folder(folder)
+    metrics = report.choose_metrics(read)
+    assert [metric.title for metric in metrics] == [
+        "test accuracy, %",
+        "test shift consistency, %",
+    ]
+    assert read.runs[-1].value("test_accuracy") == found["final"]["accuracy"]
+    best = read.runs[-1].value("best_test_shift_consistency")
+    assert best == found["best"]["shift_consistency"]
+    (metric,) = report.choose_metrics(read, ["val_accuracy"])
+    assert metric.title == "validation accuracy, %"
+    (metric,) = report.choose_metrics(read, ["best_test_accuracy"])
+    assert metric.title == "best test accuracy, %"
+    table = report.make_tables(read, metrics)[-1]
+    assert table.columns[:2] == [
+        "test accuracy, %",
+        "test shift consistency, %",
+    ]
+    assert ",best_test_accuracy," in formats.runs_to_csv(read)
+    curves = curve_figures.accuracy_by_epoch(read, metrics[0])
+    assert curves is not None
+
+
+def test_shift_consistency_is_a_column(folder):
+    for run in read_folder(folder).runs:
+        path = folder / run.name / "history.jsonl"
+        *rows, last = map(json.loads, path.read_text().splitlines())
+        rows.append(last | {"val_shift_consistency": 0.625})
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    read = read_folder(folder)
+    *_, everything = report.make_tables(read, report.choose_metrics(read))
+    cell = read_csv(everything)["1-2-3, strided", "test shift consistency, %"]
+    assert float(cell["mean"]) == 62.5
 
 
 def test_date_device_and_versions(folder):

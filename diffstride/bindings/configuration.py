@@ -18,6 +18,8 @@ _FREE_TO_CHANGE = {
     "eval_checkpoint",
     "jit_compile",
     "keep_checkpoints",
+    "shift_consistency",
+    "shift_consistency_every",
     "tensorboard",
     "verbose",
 }

@@ -27,6 +27,9 @@ def loss_by_epoch(folder):
 
 def accuracy_by_epoch(folder, metric):
     """The accuracy, or another quality, of training and of the test set."""
+    if metric.name.startswith("test_"):
+        # Only the validation split is evaluated after each epoch.
+        metric = find_metric(f"val_{metric.name.removeprefix('test_')}")
     if not metric.name.startswith("val_") or metric.name.endswith("loss"):
         return None
     return _by_epoch(folder, metric, "accuracy_by_epoch")

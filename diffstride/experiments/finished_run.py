@@ -20,6 +20,8 @@ class FinishedRun:
         history: One dict for each epoch.
         config: The lines of `config.gin` that bind something.
         environment: Date, backend, devices and versions, if they are known.
+        test: The figures of the test split by checkpoint, `"final"` and
+            `"best"`, of a run with a validation split.
     """
 
     name: str
@@ -29,6 +31,7 @@ class FinishedRun:
     history: list
     config: list
     environment: dict = dataclasses.field(default_factory=dict)
+    test: dict = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def parameters(self):
@@ -56,8 +59,26 @@ class FinishedRun:
             return self.complexity
         if metric == "total_seconds":
             return sum(row.get("seconds", 0) for row in self.history)
-        value = self.history[-1].get(metric)
-        return value if isinstance(value, (int, float)) else None
+        return self.numbers.get(metric)
+
+    @functools.cached_property
+    def numbers(self):
+        """All numbers of the run at its end, by name.
+
+        Those of the test split, if there is a validation split beside it, are
+        `test_accuracy` and `best_test_accuracy`: of the final weights, and of
+        the epoch that is the best one for the validation split.
+        """
+        rows = {"": self.history[-1]}
+        for which, prefix in (("final", "test_"), ("best", "best_test_")):
+            rows[prefix] = self.test.get(which, {})
+        return {
+            f"{prefix}{name}": value
+            for prefix, row in rows.items()
+            for name, value in row.items()
+            if isinstance(value, (int, float))
+            and not (prefix and name == "step")
+        }
 
     @property
     def learned(self):

@@ -58,12 +58,7 @@ def _or_nothing(number):
 def runs_to_csv(folder):
     """All numbers of all finished runs at their end, a line for each run."""
     columns = list(
-        dict.fromkeys(
-            name
-            for run in folder.runs
-            for name, value in run.history[-1].items()
-            if isinstance(value, (int, float))
-        )
+        dict.fromkeys(name for run in folder.runs for name in run.numbers)
     )
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")

@@ -3,7 +3,8 @@
 import typing
 
 COSTS = ("macs", "complexity", "total_seconds")
-_QUALITIES = ("_auc", "_iou", "_map", "_precision")
+CONSISTENCIES = ("val_shift_consistency", "test_shift_consistency")
+_QUALITIES = ("_auc", "_iou", "_map", "_precision", "_consistency")
 
 
 class Metric(typing.NamedTuple):
@@ -37,7 +38,7 @@ def find_metric(name, scale=None, decimals=None):
     is_quality = name.endswith(("accuracy", "loss", *_QUALITIES))
     if name.startswith("val_"):
         title = f"test {title}"
-    elif is_quality:
+    elif is_quality and not name.startswith(("test_", "best_test_")):
         title = f"training {title}"
     metric = Metric(name, title)
     if name.endswith(("accuracy", *_QUALITIES)):
@@ -58,11 +59,17 @@ def find_metric(name, scale=None, decimals=None):
 
 
 def default_metrics(runs):
-    """The metrics that a report shows: accuracies, if runs have them."""
-    tested = [name for name in runs[0].history[-1] if name.startswith("val_")]
+    """The metrics that a report shows, if runs have them.
+
+    These are accuracies, and how consistent they are.
+    """
+    numbers = runs[0].numbers
+    # Without a validation split, `val_` figures are those of the test split.
+    prefix = "test_" if runs[0].test else "val_"
+    tested = [name for name in numbers if name.startswith(prefix)]
     accuracies = [
         name
         for name in tested
-        if name.endswith("accuracy") and "top5" not in name
+        if name.endswith(("accuracy", "_consistency")) and "top5" not in name
     ]
     return accuracies or [n for n in tested if "loss" not in n] or ["val_loss"]

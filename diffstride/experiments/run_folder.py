@@ -183,6 +183,7 @@ def _read_run(directory, description):
         history,
         config,
         _read_environment(directory / "environment.jsonl"),
+        _read_test(directory / "test.json"),
     )
     if run.seed is None:
         seed = run.parameter("train.seed")
@@ -234,6 +235,15 @@ def _read_environment(path):
     except (OSError, ValueError, IndexError):
         return {}
     return environment if isinstance(environment, dict) else {}
+
+
+def _read_test(path):
+    """The figures of the test split by checkpoint, or an empty dict."""
+    try:
+        test = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return test if isinstance(test, dict) else {}
 
 
 def _is_number(value):

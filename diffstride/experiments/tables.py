@@ -5,7 +5,7 @@ import math
 import statistics
 
 from diffstride.experiments.errors import SweepError
-from diffstride.experiments.metrics import COSTS, find_metric
+from diffstride.experiments.metrics import CONSISTENCIES, COSTS, find_metric
 
 PLUS_MINUS = " ± "
 # The least number of digits that are shown, without leading zeros.
@@ -296,14 +296,17 @@ def configurations(folder, metrics):
 
 
 def _further_columns(folder, metrics):
-    """Metrics of the columns after `metrics`: those of training, then costs."""
+    """Metrics of the columns after `metrics`.
+
+    These are those of training, then the shift consistency, then costs.
+    """
     names = [metric.name for metric in metrics]
     training = [
         name.removeprefix("val_") for name in names if name.startswith("val_")
     ]
     return [
         find_metric(name)
-        for name in [*training, *COSTS]
+        for name in [*training, *CONSISTENCIES, *COSTS]
         if name not in names
         and any(run.value(name) is not None for run in folder.runs)
     ]

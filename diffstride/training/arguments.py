@@ -165,6 +165,14 @@ _MUST_BE = {
         "None or a positive integer",
         lambda value: value is None or _is_integer(value, 1),
     ),
+    "shift_consistency": (
+        "None or a positive integer",
+        lambda value: value is None or _is_integer(value, 1),
+    ),
+    "shift_consistency_every": (
+        "None or a positive integer",
+        lambda value: value is None or _is_integer(value, 1),
+    ),
     "callbacks": (
         "a list of Keras callbacks (in gin files with brackets, as in "
         "`[@callbacks.EarlyStopping()]`)",

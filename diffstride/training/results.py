@@ -6,7 +6,7 @@ import os
 from absl import logging
 
 from diffstride.analysis.resolution import learned_strides
-from diffstride.training import plots, processes
+from diffstride.training import plots, processes, shift_consistency
 from diffstride.training.averaging import average_checkpoints
 from diffstride.training.checkpoint_files import restore_model, write_atomically
 from diffstride.training.label_map_pictures import draw_predictions
@@ -61,6 +61,9 @@ def _evaluate(run, which):
         verbose=run.verbose,
         return_dict=True,
     )
+    if run.shift_consistency:
+        value = run.shift_consistency(run.model, run.data.test)
+        metrics[shift_consistency.NAME] = value
     names = [run.checkpoints.path(step).name for step in steps]
     return {
         "epoch": state["epoch"],

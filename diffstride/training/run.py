@@ -14,6 +14,7 @@ from diffstride.training.checkpoint_callback import (
     is_to_be_small,
 )
 from diffstride.training.checkpoint_files import Checkpoints
+from diffstride.training.shift_consistency import RecordShiftConsistency
 from diffstride.validation import ConfigError
 
 
@@ -28,10 +29,22 @@ class Run:
         keep: integer. How many checkpoints to keep.
         refresh: a `RefreshSizes`.
         verbose: 0, 1 or 2, as in `fit`.
+        shift_consistency: a `ShiftConsistency`, or None.
+        shift_consistency_every: integer or None. After how many epochs it is
+            measured besides the last one.
     """
 
     def __init__(
-        self, model, data, num_epochs, workdir, keep, refresh, verbose
+        self,
+        model,
+        data,
+        num_epochs,
+        workdir,
+        keep,
+        refresh,
+        verbose,
+        shift_consistency=None,
+        shift_consistency_every=None,
     ):
         self.model = model
         self.data = data
@@ -41,6 +54,8 @@ class Run:
         self.workdir = pathlib.Path(workdir)
         self.refresh = refresh
         self.verbose = verbose
+        self.shift_consistency = shift_consistency
+        self._shift_consistency_every = shift_consistency_every
         self.checkpoints = Checkpoints(
             self.workdir / "checkpoints", keep, data.train_steps
         )
@@ -81,6 +96,15 @@ class Run:
             callbacks=callbacks,
         )
         beside = [callbacks_lib.StopOnNaN(progress, self.checkpoints), recorder]
+        if self.shift_consistency:
+            beside.append(
+                RecordShiftConsistency(
+                    self.shift_consistency,
+                    self._shift_consistency_every,
+                    self,
+                    recorder,
+                )
+            )
         if tensorboard and callbacks_lib.tensorboard_is_installed():
             log_dir = self.workdir / "tensorboard"
             beside.append(

@@ -23,6 +23,10 @@ from diffstride.training.label_map_pictures import PredictionPictures
 from diffstride.training.macs_budget import MacsBudget
 from diffstride.training.refresh_sizes import RefreshSizes
 from diffstride.training.run import Run
+from diffstride.training.shift_consistency import (
+    ShiftConsistency,
+    check_shifts,
+)
 from diffstride.training.stride_rate import set_stride_rate
 from diffstride.training.workdir import (
     Configuration,
@@ -60,6 +64,8 @@ def train(
     eval_checkpoint: str = "latest",
     tensorboard: bool = True,
     pictures_every: int | None = None,
+    shift_consistency: int | None = None,
+    shift_consistency_every: int | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: str | int = "auto",
     config: Callable[[], Configuration] | None = None,
@@ -132,6 +138,13 @@ def train(
         pictures_every: integer or None. Every so many epochs, a picture of
             predictions beside their label maps is drawn in `pictures/`, where
             matplotlib is installed. Only for label maps.
+        shift_consistency: integer or None. The largest number of pixels by
+            which images move, to measure how often the predicted class stays
+            (see `diffstride.training.shift_consistency`). It is in the history
+            of the last epoch as `val_shift_consistency`, and in the figures of
+            the test split.
+        shift_consistency_every: integer or None. After how many epochs it is
+            measured besides.
         callbacks: list of Keras callbacks. A run is one `fit` for them, also
             where it goes on after an interruption: what Keras's own ones have
             counted is part of a checkpoint.
@@ -203,6 +216,8 @@ def train(
             "`pictures_every` must be None for labels that are no maps. "
             f"Received: pictures_every={pictures_every}"
         )
+    if shift_consistency is not None:
+        check_shifts(data, shift_consistency)
     if complexity_weight:
         add_complexity_loss(network, complexity_weight)
     if target_macs is not None:
@@ -223,6 +238,8 @@ def train(
         keep_checkpoints,
         RefreshSizes(refresh_sizes),
         verbose,
+        shift_consistency and ShiftConsistency(shift_consistency),
+        shift_consistency_every,
     )
     configuration = config() if config else Configuration()
     if mode == "eval":
