@@ -33,7 +33,9 @@ from diffstride.layers.resize import (
     SpectralResize1D,
     SpectralResize3D,
 )
+from diffstride.layers.sinc_filterbank import SincFilterbank
 from diffstride.layers.spec_augment import SpecAugment
+from diffstride.layers.time_domain_filterbank import TimeDomainFilterbank
 from diffstride.models import (  # noqa: F401
     audio_cnn,
     audio_tagger,
@@ -85,6 +87,7 @@ __all__ = [
     "MacsBudget",
     "MeanAveragePrecision",
     "RefreshSizes",
+    "SincFilterbank",
     "SpatialPooling",
     "SpecAugment",
     "SpectralResize",
@@ -92,6 +95,7 @@ __all__ = [
     "SpectralResize3D",
     "StrideConstraint",
     "StrideHistory",
+    "TimeDomainFilterbank",
     "conversion_summary",
     "freeze",
     "learn_strides",

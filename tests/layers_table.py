@@ -20,11 +20,13 @@ from diffstride import (
     FixedSpectralPooling1D,
     FixedSpectralPooling3D,
     LogMelSpectrogram,
+    SincFilterbank,
     SpatialPooling,
     SpecAugment,
     SpectralResize,
     SpectralResize1D,
     SpectralResize3D,
+    TimeDomainFilterbank,
 )
 from diffstride.models.audio_tagger import AttentionPooling
 from diffstride.models.residual_layer import ResidualLayer
@@ -133,6 +135,10 @@ ROWS = {
     "LogMelSpectrogram": Row(LogMelSpectrogram, {"num_mels": 8}, (1600,)),
     "LEAF": Row(LEAF, {"num_filters": 4}, (1600,)),
     "LEAF efficient": Row(LEAF, {"num_filters": 4, "num_groups": 2}, (1600,)),
+    "SincFilterbank": Row(SincFilterbank, {"num_filters": 4}, (1600,)),
+    "TimeDomainFilterbank": Row(
+        TimeDomainFilterbank, {"num_filters": 4}, (1600,)
+    ),
     "PCEN": Row(PCEN, {}, (20, 8)),
     "SpecAugment": Row(SpecAugment, {}, SPECTROGRAM),
     "AttentionPooling": Row(AttentionPooling, {"num_classes": 3}, (4, 5, 6)),

@@ -6,6 +6,7 @@ import numpy as np
 from keras import ops
 
 from diffstride.layers.frontend import BaseFrontend, check_band_limits
+from diffstride.layers.limits import Limits
 from diffstride.validation import check_positive_integer
 
 # Frequencies at which `frequency_responses` looks, per point of a filter.
@@ -89,6 +90,19 @@ class BaseFilterbank(BaseFrontend):
         outputs = self._window_length // stride
         margin = self._window_length - 1 - (outputs - 1) * stride
         return FilterGroup(filters, taps, stride, margin // 2, outputs)
+
+    def _add_parameter(self, name, values, lower, upper):
+        """A weight with one entry for each band, which stays within limits."""
+        return self.add_weight(
+            name=name,
+            shape=(self.num_filters,),
+            initializer=lambda shape, dtype: ops.convert_to_tensor(
+                values, dtype
+            ),
+            constraint=Limits(lower, upper),
+            dtype="float32",
+            autocast=False,
+        )
 
     def _kernel(self, group):
         raise NotImplementedError

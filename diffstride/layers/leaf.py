@@ -7,7 +7,6 @@ import numpy as np
 from keras import ops
 
 from diffstride.layers.filterbank import BaseFilterbank
-from diffstride.layers.limits import Limits
 from diffstride.layers.pcen import PCEN
 from diffstride.ops.filterbanks import (
     WIDTH_PRODUCT,
@@ -191,18 +190,6 @@ class LEAF(BaseFilterbank):
             name="compression",
         )
         self.compression.build((None, None, self.num_filters))
-
-    def _add_parameter(self, name, values, lower, upper):
-        return self.add_weight(
-            name=name,
-            shape=(self.num_filters,),
-            initializer=lambda shape, dtype: ops.convert_to_tensor(
-                values, dtype
-            ),
-            constraint=Limits(lower, upper),
-            dtype="float32",
-            autocast=False,
-        )
 
     def center_frequencies(self):
         """Centre frequency of each band in hertz, a tensor."""
