@@ -33,6 +33,7 @@ from diffstride.layers.resize import (
     SpectralResize1D,
     SpectralResize3D,
 )
+from diffstride.layers.restore_frames import RestoreFrames
 from diffstride.layers.sinc_filterbank import SincFilterbank
 from diffstride.layers.spec_augment import SpecAugment
 from diffstride.layers.time_domain_filterbank import TimeDomainFilterbank
@@ -88,6 +89,7 @@ __all__ = [
     "MeanAveragePrecision",
     "RefreshSizes",
     "SincFilterbank",
+    "RestoreFrames",
     "SpatialPooling",
     "SpecAugment",
     "SpectralResize",

@@ -22,6 +22,7 @@ an EfficientNet with attention heads (Figure 5).
 """
 
 import argparse
+import functools
 import pathlib
 
 import keras
@@ -32,7 +33,7 @@ from keras import ops
 from diffstride.layers.diffres import AvgPool, DiffRes
 from diffstride.layers.log_mel import LogMelSpectrogram
 from diffstride.models.audio_tagger import audio_tagger
-from diffstride.ops import warping
+from diffstride.ops import frame_scores, warping
 
 MELS = 128
 SAMPLE_RATE = 16_000
@@ -57,48 +58,29 @@ def dense_warp_matrix(scores, output_frames):
 class DenseDiffRes(DiffRes):
     """DiffRes by products with the warp matrix."""
 
-    def _features(self, spectrogram, output_frames, training):
-        scores = warping.rescale_scores(
-            self._importance(spectrogram, training), output_frames
-        )
-        linear = self._to_linear(spectrogram)
-        self._record(scores, linear, output_frames, training)
-        matrix = dense_warp_matrix(scores, output_frames)
-        encoding = warping.sinusoidal_encoding(*ops.shape(spectrogram)[1:])
+    def _feature(self, name, clips, linear, scores, warp):
         # A maximum over a matrix of output frames, frames and channels would
         # not fit into memory.
-        warp = warping.warp(scores, output_frames)
-        highest = warping.weighted_max(linear, warp, output_frames)
-        return [
-            self._from_linear(ops.matmul(matrix, linear), linear),
-            self._from_linear(
-                highest / warping.rate(scores, output_frames), linear
-            ),
-            ops.matmul(matrix, ops.convert_to_tensor(encoding)),
-        ]
+        if name == "max":
+            return super()._feature(name, clips, linear, scores, warp)
+        matrix = dense_warp_matrix(scores, clips.output_frames)
+        if name == "encoding":
+            encoding = warping.sinusoidal_encoding(*ops.shape(linear)[1:])
+            return ops.matmul(matrix, ops.convert_to_tensor(encoding))
+        return self._from_linear(ops.matmul(matrix, linear), linear)
 
 
-class WithoutNetwork:
+def first_channel(spectrogram):
     """Takes the first mel channel for the importance of the frames."""
-
-    def _importance(self, spectrogram, training):
-        return ops.sigmoid(spectrogram[..., 0])
-
-
-class Warp(WithoutNetwork, DiffRes):
-    pass
-
-
-class DenseWarp(WithoutNetwork, DenseDiffRes):
-    pass
+    return ops.sigmoid(spectrogram[..., 0])
 
 
 LAYERS = {
     "AvgPool": AvgPool,
     "DiffRes": DiffRes,
     "dense": DenseDiffRes,
-    "warp": Warp,
-    "dense warp": DenseWarp,
+    "warp": functools.partial(DiffRes, scorer=first_channel),
+    "dense warp": functools.partial(DenseDiffRes, scorer=first_channel),
 }
 
 
@@ -199,7 +181,7 @@ def throughput(variant, batch_size, seconds, frame_rates, repeats):
 
 
 def print_table(batch_size, frames, rows):
-    left = warping.reduced_frames(frames, REDUCTION_RATE)
+    left = frame_scores.reduced_frames(frames, REDUCTION_RATE)
     print(f"\n{batch_size} clips of {frames} frames to {left}, {MELS} mels")
     columns = list(next(iter(rows.values())))
     print(f"{'layer':12}" + "".join(f"{c:>14}" for c in columns))

@@ -15,7 +15,7 @@ from diffstride.layers.diffres import (
     ConvAvgPool,
     DiffRes,
 )
-from diffstride.layers.frame_reduction import ResConv1D
+from diffstride.layers.res_conv import ResConv1D
 from diffstride.ops import warping
 
 LAYERS = (DiffRes, ChangeHopSize, AvgPool, AvgMaxPool, ConvAvgPool)
@@ -298,6 +298,28 @@ def test_features_in_any_order():
         assert layer.compute_output_shape(x.shape) == found.shape
 
 
+def test_one_feature_has_no_axis_for_channels():
+    x = log_mel()
+    layer = DiffRes(reduction_rate=0.5)
+    expected = call(layer, x)
+    for name, channel in [("mean", 0), ("encoding", 2)]:
+        single = DiffRes(reduction_rate=0.5, features=name)
+        for shape in (x.shape, (*x.shape, 1)):
+            single = DiffRes.from_config(single.get_config())
+            single.build(shape)
+            single.set_weights(layer.get_weights())
+            found = call(single, x.reshape(shape))
+            assert single.compute_output_shape(shape) == found.shape
+            np.testing.assert_allclose(found, expected[..., channel], atol=1e-6)
+
+
+def test_features_of_a_network_are_merged_as_they_are():
+    x = gradients.random((2, 40, 8))
+    layer = DiffRes(0.5, log_scale=False, features="mean")
+    matrix = analyze(layer, x)["warp_matrix"]
+    np.testing.assert_allclose(call(layer, x), matrix @ x, atol=1e-5)
+
+
 def test_whole_frames():
     x = log_mel()
     layer = DiffRes(reduction_rate=0.5, split_frames=False, fill_up=False)
@@ -541,6 +563,26 @@ def test_extreme_input_is_finite(cls):
         assert np.isfinite(to_numpy(slope)).all()
 
 
+def test_back_to_frames_and_times():
+    x = log_mel()
+    layer = DiffRes(reduction_rate=0.5)
+    analysis = analyze(layer, x)
+    np.testing.assert_array_equal(analysis["output_frames"], [20, 20])
+    edges = analysis["edges"]
+    assert edges.shape == (2, 21)
+    np.testing.assert_allclose(edges[:, [0, -1]], [[0, 40], [0, 40]])
+    # The number of each output frame, back at the frames.
+    numbers = np.tile(np.arange(20.0)[None, :, None], (2, 1, 1))
+    found = to_numpy(layer.to_frames(numbers, x))[..., 0]
+    for clip in range(2):
+        at = np.searchsorted(edges[clip], np.arange(40) + 0.5) - 1
+        assert np.abs(found[clip] - at).max() < 1
+    # In the clip as it came, not as it was stretched.
+    short = DiffRes(output_frames=100)
+    edges = analyze(short, x)["edges"]
+    np.testing.assert_allclose(edges[:, -1], [40, 40])
+
+
 def test_batch_members_are_independent():
     x = log_mel(batch=3)
     layer = DiffRes(reduction_rate=0.6)
@@ -575,6 +617,9 @@ def test_config_of_every_argument():
         "fill_up": False,
         "split_frames": False,
         "kernel_size": 3,
+        "score_threshold": 0.25,
+        "return_warp": True,
+        "scorer": "dissimilarity",
     }
     config = DiffRes.from_config(DiffRes(**kwargs).get_config()).get_config()
     assert {name: config[name] for name in kwargs} == kwargs
@@ -620,7 +665,14 @@ def test_export(tmp_path):
             "`guide_threshold` must be",
         ),
         ({"output_frames": 3, "empty_energy": None}, "`empty_energy` must be"),
-        ({"output_frames": 3, "features": "mean"}, "`features` must be"),
+        ({"output_frames": 3, "features": "min"}, "`features` must be"),
+        ({"output_frames": 3, "features": None}, "`features` must be"),
+        ({"output_frames": 3, "return_warp": True}, "`return_warp` needs"),
+        ({"output_frames": 3, "scorer": "loud"}, "`scorer` must be"),
+        (
+            {"output_frames": 3, "score_threshold": 1},
+            "`score_threshold` must be",
+        ),
         ({"output_frames": 3, "features": [["mean"]]}, "`features` must be"),
         ({"output_frames": 3, "kernel_size": 2.5}, "`kernel_size` must be"),
         ({"output_frames": 3, "kernel_size": "5"}, "`kernel_size` must be"),

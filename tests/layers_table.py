@@ -128,6 +128,17 @@ ROWS = {
     "ResnetBlock": Row(ResnetBlock, {**SLOT, "num_layers": 2}, IMAGE),
     "Resnet": Row(_resnet, {}, (16, 16, 3)),
     "DiffRes": Row(DiffRes, REDUCED, SPECTROGRAM, trains=True),
+    "DiffRes of features": Row(
+        DiffRes,
+        {
+            **REDUCED,
+            "log_scale": False,
+            "features": "mean",
+            "scorer": "dissimilarity",
+            "score_threshold": 0.2,
+        },
+        SPECTROGRAM,
+    ),
     "AvgPool": Row(AvgPool, REDUCED, SPECTROGRAM),
     "AvgMaxPool": Row(AvgMaxPool, REDUCED, SPECTROGRAM),
     "ConvAvgPool": Row(ConvAvgPool, REDUCED, SPECTROGRAM),

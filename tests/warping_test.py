@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from diffstride.ops import warping
+from diffstride.ops import frame_scores, warping
 
 # Whole units that make up a score of one in the sequential reference.
 ONE = 2**24
@@ -158,7 +158,7 @@ def test_warp_is_algorithm_1(frames, output_frames):
 @pytest.mark.parametrize("frames,output_frames", SIZES)
 def test_rows_sum_to_one_and_columns_to_scores(frames, output_frames):
     def run(raw):
-        scores = warping.rescale_scores(raw, output_frames)
+        scores = frame_scores.rescale_scores(raw, output_frames)
         return scores, *warping.warp(scores, output_frames)
 
     raw = np.stack([raw_scores(kind, frames) for kind in KINDS])
@@ -178,7 +178,7 @@ def test_rows_sum_to_one_and_columns_to_scores(frames, output_frames):
 def test_rescaled_scores(fill_up):
     raw = np.stack([raw_scores(kind, 200) for kind in KINDS])
     found = gradients.value(
-        lambda raw: warping.rescale_scores(raw, 60, fill_up), raw
+        lambda raw: frame_scores.rescale_scores(raw, 60, fill_up), raw
     )
     expected = [rescaled(clip, 60, fill_up) for clip in raw]
     np.testing.assert_allclose(found, expected, atol=2e-6)
@@ -193,7 +193,7 @@ def test_rescaled_scores(fill_up):
 
 def test_fewer_frames_than_output_frames():
     raw = ops.convert_to_tensor(raw_scores("random", 5)[None])
-    scores = warping.rescale_scores(raw, 8)
+    scores = frame_scores.rescale_scores(raw, 8)
     np.testing.assert_array_equal(ops.convert_to_numpy(scores), np.ones((1, 5)))
     matrix = warping.warp_matrix(warping.warp(scores, 8), 8)
     np.testing.assert_array_equal(
@@ -214,7 +214,7 @@ def test_scores_that_are_not_filled_up_leave_the_last_rows_empty():
 
 
 def aggregate(raw, x):
-    scores = warping.rescale_scores(raw, 13)
+    scores = frame_scores.rescale_scores(raw, 13)
     warp = warping.warp(scores, 13)
     return (
         scores,
@@ -245,7 +245,7 @@ def test_maximum_is_equation_6(kind, frames, output_frames):
     x = np.random.default_rng(1).lognormal(-4, 2, (frames, 5))
 
     def function(raw, x):
-        scores = warping.rescale_scores(raw, output_frames)
+        scores = frame_scores.rescale_scores(raw, output_frames)
         warp = warping.warp(scores, output_frames)
         return warping.weighted_max(x, warp, output_frames)
 
@@ -286,7 +286,7 @@ def test_gradients_by_central_differences(kind):
     upstream = np.random.default_rng(2).normal(size=(2, output_frames, 3))
 
     def function(raw, x):
-        scores = warping.rescale_scores(raw, output_frames)
+        scores = frame_scores.rescale_scores(raw, output_frames)
         warp = warping.warp(scores, output_frames)
         mean = warping.weighted_mean(x, warp, output_frames)
         highest = warping.weighted_max(x, warp, output_frames)
@@ -343,7 +343,7 @@ def test_frames_that_share_a_maximum_share_its_gradient():
 @pytest.mark.parametrize("frames,output_frames", ((1, 1), (9, 9), (9, 2)))
 def test_values_and_gradients_are_finite(frames, output_frames):
     def function(raw, x):
-        scores = warping.rescale_scores(raw, output_frames)
+        scores = frame_scores.rescale_scores(raw, output_frames)
         warp = warping.warp(scores, output_frames)
         return warping.weighted_mean(
             x, warp, output_frames
@@ -367,16 +367,16 @@ def test_statistics_of_scores():
     x[1] = 0
     x[2] = 1
     energy = ops.convert_to_numpy(
-        warping.frame_energy(ops.convert_to_tensor(x))
+        frame_scores.frame_energy(ops.convert_to_tensor(x))
     )
     np.testing.assert_allclose(energy, np.sqrt((x**2).mean(axis=-1)), rtol=1e-6)
 
     empty = energy < 1e-4
     guide = gradients.value(
-        lambda s, e: warping.guide_loss(s, e, 0.25, 0.5), scores, empty
+        lambda s, e: frame_scores.guide_loss(s, e, 0.25, 0.5), scores, empty
     )
     active = gradients.value(
-        lambda s, e: warping.activeness(s, e, 0.25), scores, ~empty
+        lambda s, e: frame_scores.activeness(s, e, 0.25), scores, ~empty
     )
     excess = np.maximum(scores / 0.25 - 0.5, 0)
     np.testing.assert_allclose(
@@ -402,12 +402,12 @@ def test_sinusoidal_encoding():
 
 
 def test_reduced_frames():
-    assert warping.reduced_frames(1000, 0.9) == 100
-    assert warping.reduced_frames(10, 0.9) == 1
-    assert warping.reduced_frames(1, 0.9) == 1
-    assert warping.reduced_frames(98, 0.75) == 24
-    assert warping.reduced_frames(100, 0) == 100
-    assert warping.reduced_frames(None, 0.5) is None
+    assert frame_scores.reduced_frames(1000, 0.9) == 100
+    assert frame_scores.reduced_frames(10, 0.9) == 1
+    assert frame_scores.reduced_frames(1, 0.9) == 1
+    assert frame_scores.reduced_frames(98, 0.75) == 24
+    assert frame_scores.reduced_frames(100, 0) == 100
+    assert frame_scores.reduced_frames(None, 0.5) is None
 
 
 @pytest.mark.tensorflow
@@ -419,13 +419,13 @@ def test_unknown_number_of_frames(reduction_rate):
     def run(x):
         frames = tf.shape(x)[0]
         return (
-            warping.reduced_frames(frames, reduction_rate),
+            frame_scores.reduced_frames(frames, reduction_rate),
             warping.sinusoidal_encoding(frames, 5),
         )
 
     for frames in (*range(1, 60), 10_000):
         kept, encoding = run(np.zeros(frames, "float32"))
-        assert int(kept) == warping.reduced_frames(frames, reduction_rate)
+        assert int(kept) == frame_scores.reduced_frames(frames, reduction_rate)
     np.testing.assert_allclose(
         encoding, warping.sinusoidal_encoding(10_000, 5), atol=1e-6
     )

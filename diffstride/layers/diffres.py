@@ -3,32 +3,38 @@
 The layer stands between a log-mel spectrogram and a classifier. The layers of
 `diffstride.layers.frame_pooling`, with which it is compared, take the same
 arguments and return the same shape, so that one can replace another. The
-mathematics of DiffRes is in `diffstride.ops.warping`.
+mathematics of DiffRes is in `diffstride.ops.frame_scores` and
+`diffstride.ops.warping`.
 
 Reference: Liu et al., [Learning the spectrogram temporal resolution for audio
 classification](https://arxiv.org/abs/2210.01719), 2022.
 """
 
-import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
-import numpy as np
 from keras import ops
 
+from diffstride.layers.frame_analysis import FEATURES, FrameAnalysis
 from diffstride.layers.frame_pooling import (
     AvgMaxPool,
     AvgPool,
     ChangeHopSize,
     ConvAvgPool,
 )
-from diffstride.layers.frame_reduction import (
-    BaseFrameReduction,
-    ResConv1D,
-    build_all,
+from diffstride.layers.frame_reduction import BaseFrameReduction
+from diffstride.layers.frame_scorers import (
+    check_scorer,
+    importance,
+    scorer_config,
+    scoring_network,
 )
-from diffstride.layers.training_statistics import TrainingStatistics
-from diffstride.ops import warping
+from diffstride.layers.res_conv import ResConv1D
+from diffstride.layers.training_statistics import (
+    TrainingStatistics,
+    add_statistic,
+)
+from diffstride.ops import frame_scores, warping
 from diffstride.validation import check_positive_integer, is_number
 
 __all__ = [
@@ -40,11 +46,9 @@ __all__ = [
     "ResConv1D",
 ]
 
-FEATURES = ("mean", "max", "encoding")
-
 
 @keras.saving.register_keras_serializable(package="diffstride")
-class DiffRes(BaseFrameReduction):
+class DiffRes(FrameAnalysis, BaseFrameReduction):
     """Keeps the important frames of a spectrogram and merges the others.
 
     A small convolutional network gives each frame a score between zero and
@@ -52,7 +56,7 @@ class DiffRes(BaseFrameReduction):
     output frames. Neighbours whose scores sum to one become one output frame
     (see `diffstride.ops.warping`). The network is trained with the classifier
     that follows. The guide loss teaches it not to spend output frames on
-    silence.
+    silence. Another `scorer` may take the place of the network.
 
     The layer adds the guide loss to the losses of the model. In training, the
     metrics of the model also show `guide_loss`, without its weight, and
@@ -62,6 +66,12 @@ class DiffRes(BaseFrameReduction):
     no batches of training. Of two such layers in a model the metrics show the
     second one's only. For given clips, `analyze` returns both, the scores and
     the warp matrix.
+
+    Clips of several lengths: a mask of the input, or `lengths`, says which
+    frames are padding. Padding has no part in the output, nor in the statistics
+    of a batch, so that a clip in a padded batch gives what it gives alone. Each
+    clip has its own number of output frames. Those that it does not use are
+    zeros, and the mask of the output is False there.
 
     The convolutions follow the dtype policy. All else is computed in float32.
 
@@ -81,7 +91,8 @@ class DiffRes(BaseFrameReduction):
             the frames, each times its share of the output frame (Eq. 6) and
             1 / (1 - δ); and the resolution encoding, which says where in the
             clip the merged frames were. A name may occur again. Defaults to all
-            three.
+            three. A single string instead of a tuple gives outputs without an
+            axis for the channels.
         learned_encoding: boolean. Whether the positional encoding is trained.
             It begins as sines and cosines, and the number of frames must be
             known. Defaults to False.
@@ -102,12 +113,38 @@ class DiffRes(BaseFrameReduction):
             that each receives one in total (Algorithm 1). Defaults to True.
         kernel_size: integer. Number of frames that each of the ten
             convolutions of the network sees. Defaults to 5.
+        score_threshold: number between 0 and 1, or None. With a number, a clip
+            has as many output frames as it has frames whose importance, before
+            the scores are rescaled, exceeds this: at least one, and no more
+            than `reduction_rate` or `output_frames` leave. The mask of the
+            output says which are used. Defaults to None: all are.
+        return_warp: boolean. Whether to return the warp beside the features,
+            as a tensor for `RestoreFrames`. It needs a `reduction_rate`.
+            Defaults to False.
+        scorer: `"learned"`, `"dissimilarity"`, or a layer or a function.
+            `"learned"` is the network of the paper. `"dissimilarity"` has no
+            parameters: a frame scores by how much it differs from its
+            neighbours (see `diffstride.ops.frame_scores.dissimilarity`). A
+            layer or a function takes (batch, time, mel) and returns scores
+            between zero and one, (batch, time) or (batch, time, 1); padding
+            comes to it as zeros. Defaults to `"learned"`.
+
+    Call arguments:
+        inputs: spectrograms.
+        training: boolean.
+        mask: booleans (batch, time), False for padding. Defaults to the mask of
+            `inputs`, if Keras has one.
+        lengths: integers (batch,). How many frames each clip has, before
+            padding; in the place of a mask. With `output_frames`, padding must
+            come after the frames of a clip in any case.
 
     Input shape:
         `(batch, time, mel)` or `(batch, time, mel, 1)`
 
     Output shape:
-        `(batch, output frames, mel, 3)`, or as many channels as `features`.
+        `(batch, output frames, mel, 3)`, or as many channels as `features`; or
+        `(batch, output frames, mel)` if `features` is a string. With
+        `return_warp`, a tuple of this and `(batch, time, 3)`.
 
     Example:
 
@@ -117,6 +154,15 @@ class DiffRes(BaseFrameReduction):
     (2, 25, 64, 3)
     >>> tuple(layer.analyze(log_mel)["scores"].shape)
     (2, 100)
+    >>> outputs = layer(log_mel, lengths=np.array([100, 60]))
+    >>> outputs._keras_mask[..., 0].numpy().sum(axis=1).tolist()
+    [25, 15]
+
+    Inside a network, features of any kind are merged as they are:
+
+    >>> merge = DiffRes(0.5, log_scale=False, features="mean")
+    >>> tuple(merge(np.random.normal(size=(2, 100, 16))).shape)
+    (2, 50, 16)
 
     References:
         - Liu et al., 2022: sections 2.2 and 2.3, Table 6.
@@ -127,7 +173,7 @@ class DiffRes(BaseFrameReduction):
         reduction_rate: float | None = None,
         output_frames: int | None = None,
         log_scale: bool = True,
-        features: Sequence[str] = FEATURES,
+        features: str | Sequence[str] = FEATURES,
         learned_encoding: bool = False,
         guide_loss_weight: float = 1.0,
         guide_threshold: float = 0.5,
@@ -135,17 +181,21 @@ class DiffRes(BaseFrameReduction):
         fill_up: bool = True,
         split_frames: bool = True,
         kernel_size: int = 5,
+        score_threshold: float | None = None,
+        return_warp: bool = False,
+        scorer: str | Callable = "learned",
         **kwargs,
     ):
         super().__init__(reduction_rate, output_frames, log_scale, **kwargs)
+        names = (features,) if isinstance(features, str) else features
         if not (
-            isinstance(features, (tuple, list))
-            and features
-            and all(feature in FEATURES for feature in features)
+            isinstance(names, (tuple, list))
+            and names
+            and all(name in FEATURES for name in names)
         ):
             raise ValueError(
-                f"`features` must be a tuple of one or more of {FEATURES}. "
-                f"Received: features={features!r}"
+                f"`features` must be one of {FEATURES}, or a tuple of one or "
+                f"more of them. Received: features={features!r}"
             )
         for name, value in [
             ("guide_loss_weight", guide_loss_weight),
@@ -157,7 +207,9 @@ class DiffRes(BaseFrameReduction):
                     f"`{name}` must be a number of 0 or more. "
                     f"Received: {name}={value}"
                 )
-        self.features = tuple(features)
+        self._names = tuple(names)
+        self.features = features if isinstance(features, str) else self._names
+        self.scorer = check_scorer(scorer)
         self.learned_encoding = learned_encoding
         self.guide_loss_weight = float(guide_loss_weight)
         self.guide_threshold = float(guide_threshold)
@@ -165,16 +217,32 @@ class DiffRes(BaseFrameReduction):
         self.fill_up = fill_up
         self.split_frames = split_frames
         self.kernel_size = check_positive_integer(kernel_size, "kernel_size")
+        if score_threshold is not None and not (
+            is_number(score_threshold) and 0 <= score_threshold < 1
+        ):
+            raise ValueError(
+                "`score_threshold` must be None or a number of 0 or more, "
+                f"below 1. Received: score_threshold={score_threshold}"
+            )
+        self.score_threshold = score_threshold
+        self.is_adaptive = score_threshold is not None
+        if return_warp and reduction_rate is None:
+            raise ValueError(
+                "`return_warp` needs a `reduction_rate`: with `output_frames`, "
+                "frames may be repeated, and the warp is not that of the "
+                f"input. Received: output_frames={output_frames}"
+            )
+        self.return_warp = return_warp
 
     def build(self, input_shape):
         super().build(input_shape)
         frames, mels = input_shape[1:3]
-        widths = [max(mels // 2**block, 1) for block in range(1, 5)]
-        self._network = [
-            ResConv1D(width, self.kernel_size, dtype=self.dtype_policy)
-            for width in (*widths, 1)
-        ]
-        build_all(self._network, (input_shape[0], frames, mels))
+        self._network = scoring_network(
+            self.scorer,
+            tuple(input_shape[:3]),
+            self.kernel_size,
+            self.dtype_policy,
+        )
 
         self._encoding = None
         if self.learned_encoding:
@@ -195,90 +263,79 @@ class DiffRes(BaseFrameReduction):
                 autocast=False,
             )
 
-        self.guide_loss = self._add_statistic("guide_loss")
-        self.activeness = self._add_statistic("activeness")
-        batches = self._add_statistic("batches")
+        self.guide_loss = add_statistic(self, "guide_loss")
+        self.activeness = add_statistic(self, "activeness")
+        batches = add_statistic(self, "batches")
         self._statistics = TrainingStatistics(
             batches, guide_loss=self.guide_loss, activeness=self.activeness
         )
 
-    def _add_statistic(self, name):
-        return self.add_weight(
-            name=name,
-            shape=(),
-            initializer="zeros",
-            trainable=False,
-            dtype="float32",
-            autocast=False,
-            aggregation="mean",
+    def call(self, inputs, training=None, mask=None, lengths=None):
+        clips = self._clips(inputs, mask, lengths)
+        linear = self._to_linear(clips.spectrogram)
+        clips, scores, warp = self._warp(clips, training)
+        self._record(clips, scores, linear, training)
+        outputs = self._outputs(
+            clips,
+            [
+                self._feature(name, clips, linear, scores, warp)
+                for name in self._names
+            ],
+        )
+        if not self.return_warp:
+            return outputs
+        return outputs, warping.as_tensor(warp)
+
+    def compute_output_shape(self, input_shape):
+        shape = super().compute_output_shape(input_shape)
+        return (shape, (*input_shape[:2], 3)) if self.return_warp else shape
+
+    def compute_output_spec(self, inputs, *args, **kwargs):
+        shapes = self.compute_output_shape(inputs.shape)
+        if not self.return_warp:
+            return keras.KerasTensor(shapes, self.compute_dtype)
+        return (
+            keras.KerasTensor(shapes[0], self.compute_dtype),
+            keras.KerasTensor(shapes[1], "float32"),
         )
 
-    def analyze(self, inputs: typing.Any) -> dict[str, np.ndarray]:
-        """Scores, warp matrix and features that the layer has for given clips.
-
-        Args:
-            inputs: spectrograms, as for a call.
-
-        Returns:
-            A dict of float32 tensors: the input as `spectrogram` (batch, time,
-            mel), stretched if it had too few frames; `scores` (batch, time);
-            `warp_matrix` (batch, output frames, time); `mean`, `max` and
-            `encoding` (batch, output frames, mel), whatever the `features` of
-            the output; `guide_loss` and `activeness` (batch,).
-        """
-        inputs = ops.convert_to_tensor(inputs)
-        if not self.built:
-            self.build(tuple(inputs.shape))
-        spectrogram, output_frames = self._spectrogram(inputs)
-        linear = self._to_linear(spectrogram)
-        scores, warp = self._warp(spectrogram, output_frames, training=False)
-        guide_loss, activeness = self._guide_loss_and_activeness(
-            scores, linear, output_frames
-        )
-        return {
-            "spectrogram": spectrogram,
-            "scores": scores,
-            "warp_matrix": warping.warp_matrix(warp, output_frames),
-            **{
-                name: self._feature(name, linear, scores, warp, output_frames)
-                for name in FEATURES
-            },
-            "guide_loss": guide_loss,
-            "activeness": activeness,
-        }
-
-    def _features(self, spectrogram, output_frames, training):
-        linear = self._to_linear(spectrogram)
-        scores, warp = self._warp(spectrogram, output_frames, training)
-        self._record(scores, linear, output_frames, training)
-        return [
-            self._feature(name, linear, scores, warp, output_frames)
-            for name in self.features
-        ]
+    def compute_mask(self, inputs, previous_mask=None):
+        mask = super().compute_mask(inputs, previous_mask)
+        return [mask, None] if self.return_warp else mask
 
     def _channels(self):
-        return len(self.features)
+        return None if isinstance(self.features, str) else len(self.features)
 
-    def _importance(self, spectrogram, training):
-        """Eq. 3: the importance of each frame, between zero and one."""
-        x = spectrogram
-        for block in self._network:
-            x = block(x, training=training)
-        return ops.sigmoid(ops.cast(x[..., 0], "float32"))
-
-    def _warp(self, spectrogram, output_frames, training):
-        scores = warping.rescale_scores(
-            self._importance(spectrogram, training), output_frames, self.fill_up
+    def _warp(self, clips, training):
+        """The clips with what they use, their scores and their warp."""
+        scores = importance(self.scorer, self._network, clips, training)
+        if self.score_threshold is not None:
+            exceeds = scores > self.score_threshold
+            if clips.mask is not None:
+                exceeds = ops.logical_and(exceeds, clips.mask)
+            used = ops.sum(ops.cast(exceeds, "int32"), axis=1)
+            used = ops.minimum(ops.maximum(used, 1), clips.counts)
+            clips = clips._replace(used=used)
+        scores = frame_scores.rescale_scores(
+            scores, clips.counts, self.fill_up, clips.mask
         )
         warp = warping.warp(
-            scores, output_frames, self.fill_up, self.split_frames
+            scores, clips.counts, self.fill_up, self.split_frames
         )
-        return scores, warp
+        return clips, scores, warp
 
-    def _feature(self, name, linear, scores, warp, output_frames):
+    def _feature(self, name, clips, linear, scores, warp):
         _, frames, mels = ops.shape(linear)
+        output_frames = clips.output_frames
         if name == "encoding":
             encoding = self._encoding
+            stretched = self.output_frames is not None
+            if encoding is not None and stretched and clips.mask is not None:
+                raise ValueError(
+                    "`learned_encoding` takes a mask with `reduction_rate` "
+                    "only, because `output_frames` stretches each clip by "
+                    f"another factor. Received: layer '{self.name}'"
+                )
             if encoding is None:
                 encoding = warping.sinusoidal_encoding(frames, mels)
             encoding = ops.convert_to_tensor(encoding)[None]
@@ -286,28 +343,32 @@ class DiffRes(BaseFrameReduction):
         if name == "mean":
             merged = warping.weighted_mean(linear, warp, output_frames)
         else:
+            merged = warping.weighted_max(linear, warp, output_frames)
             # As loud as the mean where no frame is preferred to another.
-            share = (
-                warping.rate(scores, output_frames)
-                if self.reduction_rate is None
-                else 1 - self.reduction_rate
-            )
-            merged = warping.weighted_max(linear, warp, output_frames) / share
-        return self._from_linear(merged, linear)
+            if self.reduction_rate is None or self.score_threshold is not None:
+                rate = clips.rate(scores)
+                merged = merged / ops.reshape(rate, (-1, 1, 1))
+            else:
+                merged = merged / (1 - self.reduction_rate)
+        return self._from_linear(merged, linear, clips.mask)
 
-    def _guide_loss_and_activeness(self, scores, linear, output_frames):
+    def _guide_loss_and_activeness(self, clips, scores, linear):
         """Of each clip."""
-        rate = warping.rate(scores, output_frames)
-        is_empty = warping.frame_energy(linear) < self.empty_energy
+        rate = clips.rate(scores)
+        is_empty = frame_scores.frame_energy(linear) < self.empty_energy
+        is_active = ops.logical_not(is_empty)
+        if clips.mask is not None:
+            is_empty = ops.logical_and(is_empty, clips.mask)
+            is_active = ops.logical_and(is_active, clips.mask)
+        threshold = self.guide_threshold
         return (
-            warping.guide_loss(scores, is_empty, rate, self.guide_threshold),
-            warping.activeness(scores, ops.logical_not(is_empty), rate),
+            frame_scores.guide_loss(scores, is_empty, rate, threshold),
+            frame_scores.activeness(scores, is_active, rate),
         )
 
-    def _record(self, scores, linear, output_frames, training):
+    def _record(self, clips, scores, linear, training):
         guide_loss, activeness = map(
-            ops.mean,
-            self._guide_loss_and_activeness(scores, linear, output_frames),
+            ops.mean, self._guide_loss_and_activeness(clips, scores, linear)
         )
         if self.guide_loss_weight:
             self.add_loss(self.guide_loss_weight * guide_loss)
@@ -320,7 +381,11 @@ class DiffRes(BaseFrameReduction):
     def get_config(self):
         return {
             **super().get_config(),
-            "features": list(self.features),
+            "features": (
+                self.features
+                if isinstance(self.features, str)
+                else list(self.features)
+            ),
             "learned_encoding": self.learned_encoding,
             "guide_loss_weight": self.guide_loss_weight,
             "guide_threshold": self.guide_threshold,
@@ -328,4 +393,7 @@ class DiffRes(BaseFrameReduction):
             "fill_up": self.fill_up,
             "split_frames": self.split_frames,
             "kernel_size": self.kernel_size,
+            "score_threshold": self.score_threshold,
+            "return_warp": self.return_warp,
+            "scorer": scorer_config(self.scorer),
         }

@@ -8,12 +8,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from diffstride.layers.frame_reduction import (
-    BaseFrameReduction,
-    ResConv1D,
-    build_all,
-)
-from diffstride.ops import warping
+from diffstride.layers.frame_reduction import BaseFrameReduction
+from diffstride.layers.res_conv import ResConv1D, build_all
+from diffstride.ops import frame_scores, warping
 from diffstride.validation import check_positive_integer
 
 
@@ -47,8 +44,25 @@ class ChangeHopSize(BaseFrameReduction):
     (2, 25, 64, 3)
     """
 
-    def _features(self, spectrogram, output_frames, training):
-        frames = ops.shape(spectrogram)[1]
+    def _features(self, clips, training):
+        if clips.mask is None:
+            nearest = self._nearest(clips)
+            return [ops.take(clips.spectrogram, nearest, axis=1)]
+        # The frames of a clip come first, then the padding. Divide before the
+        # product, which could exceed 32 bits.
+        counts = ops.sum(ops.cast(clips.mask, "int32"), axis=1)[:, None]
+        used = ops.maximum(clips.used, 1)[:, None]
+        outputs = ops.arange(clips.output_frames, dtype="int32")
+        nearest = (2 * (counts % used) * outputs + used) // (2 * used)
+        nearest = nearest + counts // used * outputs
+        last = ops.shape(clips.spectrogram)[1] - 1
+        nearest = ops.minimum(nearest, last)[..., None]
+        return [ops.take_along_axis(clips.spectrogram, nearest, axis=1)]
+
+    def _nearest(self, clips):
+        """The frames to take where there is no padding."""
+        frames = ops.shape(clips.spectrogram)[1]
+        output_frames = clips.output_frames
         # In 64 bits, because the product is over 2**31 from 60,000 frames on.
         # JAX has 32-bit integers only, but knows all sizes: NumPy takes them.
         if isinstance(frames, int):
@@ -58,8 +72,7 @@ class ChangeHopSize(BaseFrameReduction):
             output_frames = ops.cast(output_frames, "int64")
             outputs = ops.arange(output_frames, dtype="int64")
         nearest = (2 * frames * outputs + output_frames) // (2 * output_frames)
-        nearest = ops.cast(nearest, "int32")
-        return [ops.take(spectrogram, nearest, axis=1)]
+        return ops.cast(nearest, "int32")
 
 
 @keras.saving.register_keras_serializable(package="diffstride")
@@ -89,15 +102,15 @@ class AvgPool(BaseFrameReduction):
     (2, 30, 64, 3)
     """
 
-    def _features(self, spectrogram, output_frames, training):
-        linear = self._to_linear(spectrogram)
+    def _features(self, clips, training):
+        linear = self._to_linear(clips.spectrogram)
         return [
-            self._from_linear(pooled, linear)
-            for pooled in self._pooled(linear, output_frames)
+            self._from_linear(pooled, linear, clips.mask)
+            for pooled in self._pooled(linear, clips)
         ]
 
-    def _pooled(self, linear, output_frames):
-        return [_average(linear, output_frames)]
+    def _pooled(self, linear, clips):
+        return [_average(linear, clips)]
 
 
 @keras.saving.register_keras_serializable(package="diffstride")
@@ -128,11 +141,8 @@ class AvgMaxPool(AvgPool):
     (2, 50, 64, 3)
     """
 
-    def _pooled(self, linear, output_frames):
-        return [
-            _average(linear, output_frames),
-            _maximum(linear, output_frames),
-        ]
+    def _pooled(self, linear, clips):
+        return [_average(linear, clips), _maximum(linear, clips)]
 
 
 @keras.saving.register_keras_serializable(package="diffstride")
@@ -184,11 +194,11 @@ class ConvAvgPool(BaseFrameReduction):
         ]
         build_all(self._network, tuple(input_shape[:3]))
 
-    def _features(self, spectrogram, output_frames, training):
-        x = spectrogram
+    def _features(self, clips, training):
+        x = clips.spectrogram
         for block in self._network:
-            x = block(x, training=training)
-        return [_average(ops.cast(x, "float32"), output_frames)]
+            x = block(x, training=training, mask=clips.mask)
+        return [_average(ops.cast(x, "float32"), clips)]
 
     def get_config(self):
         return {**super().get_config(), "kernel_size": self.kernel_size}
@@ -218,39 +228,48 @@ def all_frames(
     return keras.layers.Identity(name=name)
 
 
-def _average(features, output_frames):
-    windows = _windows(features, output_frames)
+def _average(features, clips):
+    windows = _windows(features, clips)
     if windows is not None:
         return ops.mean(windows, axis=2)
-    warp = _constant_warp(features, output_frames)
-    return warping.weighted_mean(features, warp, output_frames)
+    warp = _constant_warp(clips)
+    return warping.weighted_mean(features, warp, clips.output_frames)
 
 
-def _maximum(features, output_frames):
-    windows = _windows(features, output_frames)
+def _maximum(features, clips):
+    windows = _windows(features, clips)
     if windows is not None:
         if windows.shape[0] == 0:
             # On torch, the maximum of nothing has another shape.
             return windows[:, :, 0]
         return ops.max(windows, axis=2, initial=-np.inf)
-    warp = _constant_warp(features, output_frames, split=False)
-    return warping.row_maxima(features, warp.rows, output_frames)
+    warp = _constant_warp(clips, split=False)
+    if clips.mask is not None:
+        features = ops.where(clips.mask[..., None], features, -np.inf)
+    return warping.row_maxima(features, warp.rows, clips.output_frames)
 
 
-def _windows(features, output_frames):
+def _windows(features, clips):
     """Frames as (batch, output frames, window, mel), or None if the number of
-    frames is unknown or no multiple of `output_frames`."""
+    frames is unknown or no multiple of the output frames, or there is a mask.
+    """
     batch, frames, mels = ops.shape(features)
+    output_frames = clips.output_frames
     sizes = (frames, output_frames)
-    if not all(isinstance(size, int) for size in sizes) or (
-        frames % output_frames
+    if clips.mask is not None or not (
+        all(isinstance(size, int) for size in sizes)
+        and frames % output_frames == 0
     ):
         return None
     window = frames // output_frames
     return ops.reshape(features, (batch, output_frames, window, mels))
 
 
-def _constant_warp(features, output_frames, split=True):
-    scores = ops.ones_like(features[..., 0])
-    scores = scores * warping.rate(scores, output_frames)
-    return warping.warp(scores, output_frames, split=split)
+def _constant_warp(clips, split=True):
+    """The warp of clips whose frames all have the same score."""
+    scores = ops.ones_like(clips.spectrogram[..., 0])
+    rate = frame_scores.for_each_clip(clips.rate(scores), scores.dtype)
+    scores = scores * rate
+    if clips.mask is not None:
+        scores = ops.where(clips.mask, scores, 0.0)
+    return warping.warp(scores, clips.counts, split=split)

@@ -4,92 +4,55 @@ The documentation of the arguments is with the layers in
 `diffstride.layers.diffres`.
 """
 
+import typing
+
 import keras
 import numpy as np
 from keras import ops
 
-from diffstride.ops import warping
+from diffstride.ops import frame_scores
 from diffstride.validation import check_positive_integer, is_number
 
 # Clip log-mel values to ±80, because exp() overflows float32 above 88.
 LOG_RANGE = 80.0
 
 
-@keras.saving.register_keras_serializable(package="diffstride")
-class ResConv1D(keras.layers.Layer):
-    """Two convolutions over time, the second one residual (Figure 3).
+class Clips(typing.NamedTuple):
+    """A batch of clips, and how many frames are to be left of each.
 
-    Each is followed by a leaky rectifier and batch normalization, with the
-    settings of the released PyTorch code.
-
-    Args:
-        filters: integer. Number of output channels.
-        kernel_size: integer. Frames that a convolution sees. Defaults to 5.
-
-    Input shape:
-        `(batch, time, channels)`
-
-    Output shape:
-        `(batch, time, filters)`
-
-    Example:
-
-    >>> x = np.ones((2, 50, 16), "float32")
-    >>> tuple(ResConv1D(8)(x).shape)
-    (2, 50, 8)
+    Attributes:
+        spectrogram: (batch, time, mel) in float32, zero in padding.
+        mask: booleans (batch, time), False for padding; or None if there is
+            none.
+        output_frames: integer or scalar tensor. Frames of the output tensor.
+        used: integers (batch,). How many of them each clip has; or None if
+            every clip has all.
+        repeats: integer, scalar tensor, or integers (batch,). How often each
+            frame of the input was repeated, where it had too few.
     """
 
-    def __init__(self, filters: int, kernel_size: int = 5, **kwargs):
-        super().__init__(**kwargs)
-        self.filters = check_positive_integer(filters, "filters")
-        self.kernel_size = check_positive_integer(kernel_size, "kernel_size")
-        self.input_spec = keras.layers.InputSpec(ndim=3)
-        self._convolutions = [
-            keras.layers.Conv1D(
-                filters, kernel_size, padding="same", dtype=self.dtype_policy
-            )
-            for _ in range(2)
-        ]
-        self._normalizations = [
-            keras.layers.BatchNormalization(
-                momentum=0.9, epsilon=1e-5, dtype=self.dtype_policy
-            )
-            for _ in range(2)
-        ]
+    spectrogram: typing.Any
+    mask: typing.Any
+    output_frames: typing.Any
+    used: typing.Any = None
+    repeats: typing.Any = 1
 
-    def build(self, input_shape):
-        hidden_shape = self.compute_output_shape(input_shape)
-        shapes = (input_shape, hidden_shape)
-        for convolution, shape in zip(self._convolutions, shapes, strict=True):
-            convolution.build(shape)
-        for normalization in self._normalizations:
-            normalization.build(hidden_shape)
+    @property
+    def counts(self):
+        """The output frames of each clip, or one number for all."""
+        return self.output_frames if self.used is None else self.used
 
-    def call(self, inputs, training=None):
-        hidden = self._half(0, inputs, training)
-        return hidden + self._half(1, hidden, training)
+    @property
+    def output_mask(self):
+        """Which output frames the clips have; None if they have all."""
+        if self.used is None:
+            return None
+        outputs = ops.arange(self.output_frames, dtype="int32")
+        return outputs < self.used[:, None]
 
-    def _half(self, index, inputs, training):
-        x = self._convolutions[index](inputs)
-        x = ops.leaky_relu(x, negative_slope=0.01)
-        return self._normalizations[index](x, training=training)
-
-    def compute_output_shape(self, input_shape):
-        return (*input_shape[:2], self.filters)
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "filters": self.filters,
-            "kernel_size": self.kernel_size,
-        }
-
-
-def build_all(layers, input_shape):
-    """Builds layers that follow one another."""
-    for layer in layers:
-        layer.build(input_shape)
-        input_shape = layer.compute_output_shape(input_shape)
+    def rate(self, scores):
+        """Output frames over frames, of all clips or of each."""
+        return frame_scores.rate(scores, self.counts, self.mask)
 
 
 class BaseFrameReduction(keras.layers.Layer):
@@ -101,6 +64,8 @@ class BaseFrameReduction(keras.layers.Layer):
     # All frame reductions output three channels, so that one classifier fits
     # after each. A layer with fewer features repeats them.
     channels = 3
+    # Whether clips can have fewer output frames than the output, unasked.
+    is_adaptive = False
 
     def __init__(
         self,
@@ -133,6 +98,9 @@ class BaseFrameReduction(keras.layers.Layer):
         self.output_frames = output_frames
         self.log_scale = log_scale
         self.input_spec = keras.layers.InputSpec(min_ndim=3, max_ndim=4)
+        self.supports_masking = True
+        # From a call to the `compute_mask` that follows it.
+        self._output_mask = None
 
     def _check_input_shape(self, input_shape):
         """Raises an error for a wrong shape; returns the number of mels."""
@@ -154,30 +122,55 @@ class BaseFrameReduction(keras.layers.Layer):
             ndim=len(input_shape), axes={2: mels}
         )
 
-    def call(self, inputs, training=None):
-        spectrogram, output_frames = self._spectrogram(inputs)
-        features = self._features(spectrogram, output_frames, training)
-        features = [
-            features[channel % len(features)]
-            for channel in range(self._channels())
-        ]
-        # On a CPU this is faster than to stack along the last axis.
-        outputs = ops.transpose(ops.stack(features, axis=1), (0, 2, 3, 1))
-        return ops.cast(outputs, self.compute_dtype)
+    def call(self, inputs, training=None, mask=None, lengths=None):
+        clips = self._clips(inputs, mask, lengths)
+        return self._outputs(clips, self._features(clips, training))
 
-    def _features(self, spectrogram, output_frames, training):
+    def _features(self, clips, training):
         raise NotImplementedError
 
     def _channels(self):
+        """How many channels the outputs have; None for no such axis."""
         return self.channels
+
+    def _outputs(self, clips, features):
+        """The output tensor of a list of features."""
+        channels = self._channels()
+        if channels is None:
+            (outputs,) = features
+        else:
+            features = [features[i % len(features)] for i in range(channels)]
+            # On a CPU this is faster than to stack along the last axis.
+            outputs = ops.transpose(ops.stack(features, axis=1), (0, 2, 3, 1))
+        # The mask has all axes but the last, as in Keras's own layers.
+        mask = clips.output_mask
+        if mask is not None:
+            if channels is not None:
+                mask = ops.broadcast_to(
+                    mask[..., None], ops.shape(outputs)[:-1]
+                )
+            # Zeros, as a convolution sees them at the end of a clip.
+            outputs = ops.where(mask[..., None], outputs, 0.0)
+        self._output_mask = mask
+        return ops.cast(outputs, self.compute_dtype)
+
+    def compute_mask(self, inputs, previous_mask=None):
+        if isinstance(inputs, keras.KerasTensor):
+            # In a graph of layers, each reads the mask of its input as it runs.
+            return None
+        masks = previous_mask is not None or self.is_adaptive
+        if self._output_mask is None and masks:
+            self.call(inputs, mask=previous_mask)
+        mask, self._output_mask = self._output_mask, None
+        return mask
 
     def _output_frames(self, frames):
         if self.output_frames is not None:
             return self.output_frames
-        return warping.reduced_frames(frames, self.reduction_rate)
+        return frame_scores.reduced_frames(frames, self.reduction_rate)
 
-    def _spectrogram(self, inputs):
-        """Frames (batch, time, mel) in float32, and how many are to be left."""
+    def _clips(self, inputs, mask=None, lengths=None):
+        """The `Clips` of a call."""
         if inputs.shape[1] == 0:
             raise ValueError(
                 f"Inputs of layer '{self.name}' must have frames. "
@@ -189,10 +182,23 @@ class BaseFrameReduction(keras.layers.Layer):
         if self.log_scale:
             spectrogram = ops.clip(spectrogram, -LOG_RANGE, LOG_RANGE)
         frames = ops.shape(spectrogram)[1]
-        output_frames = self._output_frames(frames)
+        mask = _joined_mask(mask, lengths, frames)
+        if mask is None:
+            return self._stretched(spectrogram, self._output_frames(frames))
+        spectrogram = ops.where(mask[..., None], spectrogram, 0.0)
+        if self.output_frames is not None:
+            return self._stretched_one_by_one(spectrogram, mask)
+        counts = ops.sum(ops.cast(mask, "int32"), axis=1)
+        used = frame_scores.reduced_frames(counts, self.reduction_rate, frames)
+        # A clip that is all padding has no output frame.
+        used = ops.minimum(used, counts)
+        return Clips(spectrogram, mask, self._output_frames(frames), used)
+
+    def _stretched(self, spectrogram, output_frames):
+        """Clips whose frames are repeated if there are too few."""
         if self.output_frames is None:
-            return spectrogram, output_frames
-        # A clip with too few frames is stretched by repeating each.
+            return Clips(spectrogram, None, output_frames)
+        frames = ops.shape(spectrogram)[1]
         repeats = self._repeats(frames)
         if isinstance(repeats, int):
             if repeats > 1:
@@ -200,15 +206,36 @@ class BaseFrameReduction(keras.layers.Layer):
         else:
             indices = ops.arange(frames * repeats, dtype="int32") // repeats
             spectrogram = ops.take(spectrogram, indices, axis=1)
-        return spectrogram, output_frames
+        return Clips(spectrogram, None, output_frames, repeats=repeats)
 
     def _repeats(self, frames):
         return -(-self._output_frames(frames) // frames)
 
+    def _stretched_one_by_one(self, spectrogram, mask):
+        """The same for clips that are followed by padding."""
+        frames = ops.shape(spectrogram)[1]
+        counts = ops.sum(ops.cast(mask, "int32"), axis=1)
+        repeats = -(-self.output_frames // ops.maximum(counts, 1))
+        # A clip with too few frames becomes shorter than twice what is left.
+        longest = 2 * self.output_frames - 1
+        if isinstance(frames, int):
+            longest = max(frames, longest)
+        else:
+            longest = ops.maximum(frames, longest)
+        places = ops.arange(longest, dtype="int32")
+        mask = places < (counts * repeats)[:, None]
+        indices = ops.minimum(places // repeats[:, None], frames - 1)
+        spectrogram = ops.take_along_axis(
+            spectrogram, indices[..., None], axis=1
+        )
+        spectrogram = ops.where(mask[..., None], spectrogram, 0.0)
+        used = ops.where(counts > 0, self.output_frames, 0)
+        return Clips(spectrogram, mask, self.output_frames, used, repeats)
+
     def _to_linear(self, spectrogram):
         return ops.exp(spectrogram) if self.log_scale else spectrogram
 
-    def _from_linear(self, features, linear):
+    def _from_linear(self, features, linear, mask=None):
         """The logarithm of features, if the input was one.
 
         Features below the quietest point of the clip are raised to it, because
@@ -216,6 +243,8 @@ class BaseFrameReduction(keras.layers.Layer):
         """
         if not self.log_scale:
             return features
+        if mask is not None:
+            linear = ops.where(mask[..., None], linear, np.inf)
         # `initial` gives an empty batch a minimum.
         quietest = ops.min(linear, axis=(1, 2), keepdims=True, initial=np.inf)
         return ops.log(ops.maximum(features, ops.stop_gradient(quietest)))
@@ -223,7 +252,9 @@ class BaseFrameReduction(keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         mels = self._check_input_shape(input_shape)
         frames = self._output_frames(input_shape[1])
-        return (input_shape[0], frames, mels, self._channels())
+        channels = self._channels()
+        shape = (input_shape[0], frames, mels)
+        return shape if channels is None else (*shape, channels)
 
     def get_config(self):
         return {
@@ -232,3 +263,17 @@ class BaseFrameReduction(keras.layers.Layer):
             "output_frames": self.output_frames,
             "log_scale": self.log_scale,
         }
+
+
+def _joined_mask(mask, lengths, frames):
+    """Booleans (batch, time) of a mask and of lengths, or None."""
+    if mask is not None:
+        mask = ops.cast(mask, "bool")
+        # A mask may have an axis for the mel channels.
+        for _ in mask.shape[2:]:
+            mask = ops.any(mask, axis=-1)
+    if lengths is None:
+        return mask
+    places = ops.arange(frames, dtype="int32")
+    within = places < ops.cast(lengths, "int32")[:, None]
+    return within if mask is None else ops.logical_and(mask, within)

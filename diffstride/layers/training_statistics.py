@@ -7,6 +7,19 @@ from keras import ops
 WINDOW = 100
 
 
+def add_statistic(layer, name):
+    """Adds the weight of a moving average to a layer that is being built."""
+    return layer.add_weight(
+        name=name,
+        shape=(),
+        initializer="zeros",
+        trainable=False,
+        dtype="float32",
+        autocast=False,
+        aggregation="mean",
+    )
+
+
 class TrainingStatistics(keras.metrics.Metric):
     """Moving averages over batches of training, among the metrics of a model.
 

@@ -14,8 +14,13 @@ is above one, a frame meets at most two output frames. So this module stores no
 matrix, but for each frame the first output frame and the lengths of two pieces.
 Time and memory then grow with the number of frames, not with its square.
 
+The scores come from `diffstride.ops.frame_scores`. The way back from output
+frames to frames is in `diffstride.ops.unwarping`.
+
 Tensors have the axes (batch, frames) or (batch, frames, channels). The caller
-must pass float32 tensors, whatever the precision of the model.
+must pass float32 tensors, whatever the precision of the model. In a batch of
+clips of several lengths, frames of padding have a score of zero, so they belong
+to no output frame.
 
 Reference: Liu et al., [Learning the spectrogram temporal resolution for audio
 classification](https://arxiv.org/abs/2210.01719), 2022.
@@ -27,6 +32,8 @@ import typing
 import keras
 import numpy as np
 from keras import ops
+
+from diffstride.ops.frame_scores import for_each_clip
 
 # If a frame ends less than this after a boundary between output frames, it
 # counts as ending at the boundary, because sums have rounding errors.
@@ -48,63 +55,9 @@ class Warp(typing.NamedTuple):
     second: typing.Any
 
 
-def reduced_frames(frames, reduction_rate):
-    """How many of `frames` a reduction rate leaves: at least one.
-
-    `frames` is an integer, a scalar tensor, or None where it is unknown.
-    """
-    if frames is None:
-        return None
-    keep = 1 - reduction_rate
-    if isinstance(frames, int):
-        return max(round(frames * keep), 1)
-    # Compute in 64 bits, as Python does above, so that a graph rounds the same
-    # way whether it knows the number of frames or not.
-    keep = ops.convert_to_tensor(keep, dtype="float64")
-    kept = ops.round(ops.cast(frames, "float64") * keep)
-    return ops.maximum(ops.cast(kept, "int32"), 1)
-
-
-def rate(scores, output_frames):
-    """Output frames over frames: the score if all frames have the same one."""
-    frames = ops.cast(ops.shape(scores)[1], scores.dtype)
-    return ops.cast(output_frames, scores.dtype) / frames
-
-
-def rescale_scores(scores, output_frames, fill_up=True):
-    """Scores of at most one that sum to `output_frames`.
-
-    Section 2.2.1 of the paper divides the scores by their sum and multiplies
-    them by `output_frames`. If one of them then exceeds one, it divides all by
-    the maximum, so that they sum to less than `output_frames`. With `fill_up`,
-    the missing part is added to the frames, in proportion to the difference of
-    each score from one.
-
-    If there are fewer frames than `output_frames`, every score becomes one.
-
-    Args:
-        scores: (batch, frames), of zero or more.
-        output_frames: integer or scalar tensor.
-        fill_up: boolean. Whether to reach the sum.
-    """
-    scores = ops.convert_to_tensor(scores)
-    frames = ops.shape(scores)[1]
-    count = ops.cast(frames, scores.dtype)
-    total = ops.minimum(ops.cast(output_frames, scores.dtype), count)
-    scores = scores + keras.config.epsilon()
-    scores = scores / ops.sum(scores, axis=1, keepdims=True) * total
-    scores = scores / ops.maximum(ops.max(scores, axis=1, keepdims=True), 1.0)
-    if not fill_up:
-        return scores
-    lacking = 1.0 - scores
-    left = ops.sum(lacking, axis=1, keepdims=True)
-    # The differences from one must sum to `count - total`, which is exact.
-    return 1.0 - lacking * (
-        (count - total) / ops.maximum(left, keras.config.epsilon())
-    )
-
-
-def cumulative_scores(scores, total=None):
+def cumulative_scores(
+    scores: typing.Any, total: typing.Any = None
+) -> tuple[typing.Any, typing.Any]:
     """Running sums of scores, as whole and fractional parts.
 
     In float32 a plain running sum over 10,000 frames has an error of 1e-3.
@@ -114,9 +67,9 @@ def cumulative_scores(scores, total=None):
 
     Args:
         scores: (batch, frames), between zero and one.
-        total: number or None. The known sum of the scores of a clip. The
-            scores themselves are rounded, and their errors can add up to 1e-3;
-            with `total` the running sums are corrected for that.
+        total: number, (batch, 1) or None. The known sum of the scores of a
+            clip. The scores themselves are rounded, and their errors can add up
+            to 1e-3; with `total` the running sums are corrected for that.
 
     Returns:
         A tuple of the whole parts, through which no gradient passes, and the
@@ -134,7 +87,8 @@ def cumulative_scores(scores, total=None):
     if total is not None:
         total = ops.cast(total, scores.dtype)
         missing = (total - whole[:, -1:]) - fraction[:, -1:]
-        fraction = fraction + (whole + fraction) * (missing / total)
+        share = missing / ops.maximum(total, keras.config.epsilon())
+        fraction = fraction + (whole + fraction) * share
     whole, fraction = (
         whole + ops.floor(fraction),
         fraction - ops.floor(fraction),
@@ -144,12 +98,18 @@ def cumulative_scores(scores, total=None):
     return whole, fraction + (plain - ops.stop_gradient(plain))
 
 
-def warp(scores, output_frames, filled=True, split=True):
+def warp(
+    scores: typing.Any,
+    output_frames: typing.Any,
+    filled: bool = True,
+    split: bool = True,
+) -> Warp:
     """The warp of rescaled scores.
 
     Args:
         scores: (batch, frames), between zero and one.
-        output_frames: integer or scalar tensor.
+        output_frames: integer or scalar tensor, or integers (batch,), the
+            number of output frames of each clip.
         filled: boolean. Whether the scores sum to `output_frames`.
         split: boolean. Whether a frame that reaches beyond an output frame is
             split in two, so that each output frame receives one in total
@@ -158,10 +118,17 @@ def warp(scores, output_frames, filled=True, split=True):
 
     Returns:
         A `Warp`.
+
+    Example:
+
+    >>> halves = warp(np.full((1, 3), 2 / 3, "float32"), 2)
+    >>> np.round(keras.ops.convert_to_numpy(warp_matrix(halves, 2)), 2)[0]
+    array([[0.67, 0.33, 0.  ],
+           [0.  , 0.33, 0.67]], dtype=float32)
     """
     scores = ops.convert_to_tensor(scores)
     frames = ops.cast(ops.shape(scores)[1], scores.dtype)
-    total = ops.minimum(ops.cast(output_frames, scores.dtype), frames)
+    total = ops.minimum(for_each_clip(output_frames, scores.dtype), frames)
     whole, fraction = cumulative_scores(scores, total if filled else None)
     start, start_fraction = (
         ops.pad(part[:, :-1], [[0, 0], [1, 0]]) for part in (whole, fraction)
@@ -170,12 +137,28 @@ def warp(scores, output_frames, filled=True, split=True):
     first = ops.minimum(length, 1.0 - start_fraction)
     second = length - first
     rows = ops.cast(start, "int32")
-    if split:
-        return Warp(rows, first, second)
-    return Warp(_last_rows(rows, second), length, ops.zeros_like(length))
+    if not split:
+        rows = _last_rows(rows, second)
+        first, second = length, ops.zeros_like(length)
+    # Rounding, or a score of zero, can put a piece past the last output frame.
+    limit = for_each_clip(output_frames, "int32")
+    first = ops.where(rows < limit, first, 0.0)
+    second = ops.where(rows + 1 < limit, second, 0.0)
+    return Warp(ops.clip(rows, 0, ops.maximum(limit - 1, 0)), first, second)
 
 
-def warp_matrix(warp, output_frames):
+def as_tensor(warp: Warp) -> typing.Any:
+    """A warp as one tensor (batch, frames, 3), which layers can hand on."""
+    return ops.stack([ops.cast(warp.rows, "float32"), *warp[1:]], axis=-1)
+
+
+def from_tensor(tensor: typing.Any) -> Warp:
+    """The warp of a tensor that `as_tensor` made."""
+    rows = ops.cast(ops.stop_gradient(tensor[..., 0]), "int32")
+    return Warp(rows, tensor[..., 1], tensor[..., 2])
+
+
+def warp_matrix(warp: Warp, output_frames: typing.Any) -> typing.Any:
     """The warp as a matrix (batch, output frames, frames), for pictures."""
     outputs = ops.arange(output_frames, dtype="int32")[None, :, None]
     rows = warp.rows[:, None]
@@ -184,7 +167,9 @@ def warp_matrix(warp, output_frames):
     return first + second
 
 
-def weighted_mean(features, warp, output_frames):
+def weighted_mean(
+    features: typing.Any, warp: Warp, output_frames: typing.Any
+) -> typing.Any:
     """Output frames as weighted sums of frames: the product `W @ features`.
 
     Args:
@@ -211,7 +196,9 @@ def weighted_mean(features, warp, output_frames):
     return first + second
 
 
-def weighted_max(features, warp, output_frames):
+def weighted_max(
+    features: typing.Any, warp: Warp, output_frames: typing.Any
+) -> typing.Any:
     """Output frames as maxima over weighted frames (Eq. 6): `max_j W_ij x_j`.
 
     A frame that is split between two output frames competes in both, with the
@@ -236,7 +223,9 @@ def weighted_max(features, warp, output_frames):
     return ops.maximum(highest, 0.0)
 
 
-def row_maxima(features, rows, output_frames):
+def row_maxima(
+    features: typing.Any, rows: typing.Any, output_frames: typing.Any
+) -> typing.Any:
     """The maximum over the frames of each output frame.
 
     Frames that share a maximum share its gradient.
@@ -262,61 +251,41 @@ def row_maxima(features, rows, output_frames):
         def gradient(*args, upstream=None):
             if upstream is None:
                 (upstream,) = args
-            is_highest = features == _spread(highest, rows)
+            is_highest = features == take_rows(highest, rows)
             is_highest = ops.cast(is_highest, features.dtype)
             count = _segments(ops.segment_sum, is_highest, rows, output_frames)
             share = upstream / ops.maximum(count, 1.0)
-            return is_highest * _spread(share, rows)
+            return is_highest * take_rows(share, rows)
 
         return highest, gradient
 
     return maximum(features)
 
 
-def frame_energy(spectrogram):
-    """Root mean square over the channels of every frame, on a linear scale."""
-    return ops.sqrt(ops.mean(ops.square(spectrogram), axis=-1))
-
-
-def guide_loss(scores, empty, rate, threshold):
-    """Eq. 7: how far the scores of empty frames exceed a threshold.
-
-    Scores are divided by `rate`, the score that every frame has if all have the
-    same one. (The paper prints δ in this place, and a minus sign in front. With
-    these the threshold could not be met; the released code does as here.)
+def take_rows(outputs: typing.Any, rows: typing.Any) -> typing.Any:
+    """The output frame of every frame.
 
     Args:
-        scores: (batch, frames), rescaled.
-        empty: booleans (batch, frames). Frames with little energy.
-        rate: number. Output frames over frames.
-        threshold: number, λ in the paper.
+        outputs: (batch, output frames, channels).
+        rows: integers (batch, frames).
 
     Returns:
-        (batch,). Zero for a clip without empty frames.
+        (batch, frames, channels).
     """
-    scores, empty = _as_tensors(scores, empty)
-    excess = ops.relu(scores / rate - threshold)
-    return _masked_mean(excess, empty)
+    batch, output_frames, channels = ops.shape(outputs)
+    clips = ops.arange(batch, dtype="int32")[:, None] * output_frames
+    # Frames past the end have no weight: they may read any output frame.
+    rows = ops.minimum(rows, output_frames - 1)
+    frames = ops.shape(rows)[1]
+    spread = ops.take(
+        ops.reshape(outputs, (batch * output_frames, channels)),
+        ops.reshape(rows + clips, (batch * frames,)),
+        axis=0,
+    )
+    return ops.reshape(spread, (batch, frames, channels))
 
 
-def activeness(scores, active, rate):
-    """Eq. 4: the standard deviation of the scores, in units of `rate`.
-
-    Args:
-        scores: (batch, frames), rescaled.
-        active: booleans (batch, frames). Frames with some energy.
-        rate: number. Output frames over frames.
-
-    Returns:
-        (batch,). Zero if all frames have the same score.
-    """
-    scores, active = _as_tensors(scores, active)
-    mean = _masked_mean(scores, active)[:, None]
-    variance = _masked_mean(ops.square(scores - mean), active)
-    return ops.sqrt(variance) / rate
-
-
-def sinusoidal_encoding(frames, channels):
+def sinusoidal_encoding(frames: typing.Any, channels: int) -> typing.Any:
     """Positions as sines and cosines of falling frequency, interleaved.
 
     Args:
@@ -370,24 +339,3 @@ def _segments(reduce, features, rows, output_frames):
     )
     shape = (batch, output_frames + 1, channels)
     return ops.reshape(reduced, shape)[:, :output_frames]
-
-
-def _spread(outputs, rows):
-    """The output frame of every frame: (batch, frames, channels)."""
-    batch, output_frames, channels = ops.shape(outputs)
-    clips = ops.arange(batch, dtype="int32")[:, None] * output_frames
-    # Frames past the end have no weight: they may read any output frame.
-    rows = ops.minimum(rows, output_frames - 1)
-    frames = ops.shape(rows)[1]
-    spread = ops.take(
-        ops.reshape(outputs, (batch * output_frames, channels)),
-        ops.reshape(rows + clips, (batch * frames,)),
-        axis=0,
-    )
-    return ops.reshape(spread, (batch, frames, channels))
-
-
-def _masked_mean(values, mask):
-    mask = ops.cast(mask, values.dtype)
-    count = ops.maximum(ops.sum(mask, axis=1), 1.0)
-    return ops.sum(values * mask, axis=1) / count
