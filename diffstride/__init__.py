@@ -56,7 +56,7 @@ from diffstride.training.fade_aliasing import FadeAliasing
 from diffstride.training.macs_budget import MacsBudget
 from diffstride.training.refresh_sizes import RefreshSizes
 from diffstride.training.stride_history import StrideHistory
-from diffstride.training.stride_rate import set_stride_rate
+from diffstride.training.stride_rate import set_stride_rate, set_weight_rates
 
 __version__ = "0.1.0"
 
@@ -103,6 +103,7 @@ __all__ = [
     "learn_strides",
     "recalibrate",
     "set_stride_rate",
+    "set_weight_rates",
     "summary",
     "to_integer_strides",
 ]

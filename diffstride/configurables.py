@@ -23,10 +23,14 @@ from diffstride.layers import (
     blur_pool,
     diffres,
     frame_pooling,
-    log_mel,
     pooling,
     spec_augment,
 )
+from diffstride.layers.leaf import LEAF
+from diffstride.layers.log_mel import LogMelSpectrogram
+from diffstride.layers.pcen import PCEN
+from diffstride.layers.sinc_filterbank import SincFilterbank
+from diffstride.layers.time_domain_filterbank import TimeDomainFilterbank
 from diffstride.models import (
     audio_cnn,
     audio_tagger,
@@ -83,7 +87,13 @@ _CONFIGURABLES = {
     "data": [examples_data.load_datasets, examples_data.augment],
     "audio": [audio.tfds_audio, audio.manifest_audio, audio.folder_audio],
     "multi_task": [multi_task.multi_task],
-    "frontend": [log_mel.LogMelSpectrogram],
+    "frontend": [
+        LEAF,
+        PCEN,
+        LogMelSpectrogram,
+        SincFilterbank,
+        TimeDomainFilterbank,
+    ],
     "pooling": [
         pooling.SpatialPooling,
         pooling.FixedSpectralPooling,

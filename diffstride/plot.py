@@ -27,7 +27,7 @@ from diffstride.data import sounds
 # Models are loaded that consist of these layers.
 from diffstride.layers import pooling  # noqa: F401
 from diffstride.layers.diffres import DiffRes
-from diffstride.layers.log_mel import LogMelSpectrogram
+from diffstride.layers.frontend import BaseFrontend
 from diffstride.models import (  # noqa: F401
     audio_cnn,
     audio_tagger,
@@ -141,7 +141,7 @@ def read_clip(path, model):
     rates = [
         layer.sample_rate
         for layer in model.layers
-        if isinstance(layer, LogMelSpectrogram)
+        if isinstance(layer, BaseFrontend)
     ]
     if not rates:
         raise ValueError(

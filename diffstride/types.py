@@ -19,6 +19,8 @@ StageStrides = str | Sequence[Strides | None]
 # A class or a function that makes a layer, or the config of a layer.
 LayerMaker = Callable[..., keras.layers.Layer] | Mapping[str, typing.Any]
 LayerArgument = keras.layers.Layer | LayerMaker
+# One layer, or several that follow one another.
+FrontendArgument = LayerArgument | Sequence[LayerArgument]
 # What fills a pooling slot; None for strided convolutions.
 Pooling = LayerMaker | None
 # The same for all stages of a network, or one for each.

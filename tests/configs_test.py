@@ -214,7 +214,7 @@ def bound(parameter):
         return gin.query_parameter(parameter)
 
 
-def train_a_step(files, workdir, data_dir):
+def train_a_step(files, workdir, data_dir, more=()):
     configurables.parse(files)
     text = gin.config_str()
     name = bound("images.tfds_images.name")
@@ -230,7 +230,7 @@ def train_a_step(files, workdir, data_dir):
     if bound("images.tfds_images.mixup_pairs"):
         # Two images make an example.
         bindings.append(f"images.tfds_images.batch_size = {BATCH_SIZE // 2}")
-    configurables.parse(files, bindings)
+    configurables.parse(files, [*bindings, *more])
     return gin.get_configurable("train.train")(
         workdir=workdir, config=configurables.operative_config, verbose=0
     )
@@ -458,6 +458,60 @@ def test_any_fragment_of_frames_goes_with_any_experiment(experiment, frames):
     # A rate of 0.25, of the recipe of the paper.
     expected = whole if frames == "frames/all.gin" else round(0.75 * whole)
     assert reduced == expected
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize(
+    "frontend", [name for name in FRAGMENTS if name.startswith("frontends/")]
+)
+@pytest.mark.parametrize("model", ["audio_cnn", "audio_tagger"])
+def test_any_front_end_goes_with_any_model(frontend, model):
+    """With SpecAugment, and with DiffRes on the scale of the front end."""
+    files = [f"models/{model}.gin", "pooling/strided.gin"]
+    tagger = "audio_tagger.audio_tagger"
+    bindings = ["NUM_BANDS = 12"]
+    if model == "audio_tagger":
+        files = ["papers/diffres/recipe_b0.gin", "frames/diffres.gin"]
+        bindings += SMALL[tagger][:2]
+        bindings += [f"{tagger}.augmentation = @spec_augment.SpecAugment"]
+    configurables.parse([*files, frontend], bindings)
+    built = gin.get_configurable(f"{model}.{model}")(
+        num_output_classes=3, input_shape=(16000,)
+    )
+    layer = built.get_layer("frontend")
+    assert layer.output.shape[1:] == (98, 12, 1)
+    is_log = frontend in ("frontends/mel.gin", "frontends/td_fbanks.gin")
+    if frontend != "frontends/mel_pcen.gin":
+        assert layer.log_scale == is_log
+    if model == "audio_tagger":
+        assert built.get_layer("frame_reduction").log_scale == is_log
+    outputs = built(np.zeros((2, 16000), "float32"))
+    assert np.isfinite(outputs).all()
+
+
+@pytest.mark.tensorflow
+def test_frequencies_have_a_learning_rate_of_their_own(tmp_path, data_dir):
+    files = ["studies/speech_small.gin", "frontends/leaf_efficient.gin"]
+    files.append("pooling/strided.gin")
+    bindings = ["train.train.frequency_rate = 0.0"]
+    train_a_step(files, tmp_path, data_dir, bindings)
+    model = keras.saving.load_model(tmp_path / "model.keras")
+    layer = model.get_layer("frontend")
+    fresh = type(layer).from_config(layer.get_config())
+    fresh.build((None, None))
+    stays = {
+        weight.name: np.array_equal(weight.numpy(), other.numpy())
+        for weight, other in zip(layer.weights, fresh.weights, strict=True)
+    }
+    assert stays == {
+        "log_center_frequencies": True,
+        "log_bandwidths": True,
+        "pooling_widths": True,
+        "gain": False,
+        "bias": False,
+        "power": False,
+        "smoothing": False,
+    }
 
 
 @pytest.mark.parametrize(

@@ -765,6 +765,13 @@ def test_frames_per_second(lines, expected):
     assert run.frames_per_second == expected
 
 
+def test_frames_per_second_of_another_front_end():
+    config = ["frontend.LEAF.hop_ms = 5.0", "LEAF.num_filters = 40"]
+    run = FinishedRun("", {}, 1, None, [{}], config)
+    assert run.frames_per_second == 200
+    assert run.axis_names == ("time", "frequency")
+
+
 def test_colors_are_different_for_many_labels():
     from diffstride.experiments import drawing
 

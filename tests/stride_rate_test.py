@@ -4,7 +4,12 @@ import keras
 import numpy as np
 import pytest
 
-from diffstride import DiffStride, RefreshSizes, set_stride_rate
+from diffstride import (
+    DiffStride,
+    RefreshSizes,
+    set_stride_rate,
+    set_weight_rates,
+)
 
 ON_TORCH = keras.backend.backend() == "torch"
 needs_rates = pytest.mark.skipif(ON_TORCH, reason="one rate for all weights")
@@ -59,6 +64,21 @@ def test_strides_alone_move_further(make):
         faster["strides"], 5 * plain["strides"], rtol=1e-3
     )
     np.testing.assert_allclose(faster["kernel"], plain["kernel"], rtol=1e-5)
+
+
+@needs_rates
+def test_weights_of_any_name_have_a_rate():
+    def optimizer():
+        return keras.optimizers.SGD(0.01)
+
+    factors = {"kernel": 3, "strides": 0}
+    plain, own = (
+        moved(optimizer()),
+        moved(set_weight_rates(optimizer(), factors)),
+    )
+    np.testing.assert_allclose(own["kernel"], 3 * plain["kernel"], rtol=1e-4)
+    np.testing.assert_allclose(own["bias"], plain["bias"], rtol=1e-4)
+    assert (own["strides"] == 0).all()
 
 
 @needs_rates

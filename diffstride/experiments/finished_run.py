@@ -3,9 +3,18 @@
 import ast
 import dataclasses
 import functools
+import itertools
 
 from diffstride.analysis.complexity import complexity
 from diffstride.analysis.cutoff import cutoff_frequency
+
+# Layers that make a spectrogram of a waveform.
+FRONTENDS = (
+    "LogMelSpectrogram",
+    "LEAF",
+    "SincFilterbank",
+    "TimeDomainFilterbank",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +138,7 @@ class FinishedRun:
     @property
     def axis_names(self):
         """Names of the axes of a map: height, width or time, frequency."""
-        if self.parameter("LogMelSpectrogram.hop_ms") is None:
+        if self._of_frontend("hop_ms") is None:
             return ("height", "width")
         return ("time", "frequency")
 
@@ -142,10 +151,18 @@ class FinishedRun:
     @property
     def frames_per_second(self):
         """Frames of a spectrogram that the classifier sees, or None."""
-        hop_ms = self.parameter("LogMelSpectrogram.hop_ms")
+        hop_ms = self._of_frontend("hop_ms")
         if hop_ms is None:
             return None
         return 1000 / hop_ms * (1 - self._reduction_rate)
+
+    def _of_frontend(self, *names):
+        """A parameter of the layer that makes a spectrogram, or None."""
+        for name, frontend in itertools.product(names, FRONTENDS):
+            value = self.parameter(f"{frontend}.{name}")
+            if value is not None:
+                return value
+        return None
 
     @property
     def _reduction_rate(self):
@@ -163,7 +180,7 @@ class FinishedRun:
 
         In Hz along time, and in cycles per mel along frequency.
         """
-        hop_ms = self.parameter("LogMelSpectrogram.hop_ms")
+        hop_ms = self._of_frontend("hop_ms")
         first = next(iter(self.learned.values()), ())
         if hop_ms is None or len(first) != 2:
             return None
@@ -173,7 +190,7 @@ class FinishedRun:
                 time, sampling_rate=1000 / hop_ms, size=self._frames
             ),
             cutoff_frequency(
-                frequency, size=self.parameter("LogMelSpectrogram.num_mels")
+                frequency, size=self._of_frontend("num_mels", "num_filters")
             ),
         )
 
@@ -182,7 +199,7 @@ class FinishedRun:
         """Frames of a spectrogram in training, or None."""
         names = ("sample_rate", "window_ms", "hop_ms", "center")
         rate, window_ms, hop_ms, center = (
-            self.parameter(f"LogMelSpectrogram.{name}") for name in names
+            self._of_frontend(name) for name in names
         )
         seconds = self.parameter("window_seconds")
         if None in (rate, window_ms, seconds) or self._reduction_rate:

@@ -9,6 +9,14 @@ from diffstride.layers.frontend import BaseFrontend, check_band_limits
 from diffstride.layers.limits import Limits
 from diffstride.validation import check_positive_integer
 
+# Names of the weights that say where a filter is, and how wide.
+FREQUENCY_WEIGHTS = (
+    "log_center_frequencies",
+    "log_low_frequencies",
+    "log_bandwidths",
+    "pooling_widths",
+)
+
 # Frequencies at which `frequency_responses` looks, per point of a filter.
 _RESPONSE_FACTOR = 4
 

@@ -14,8 +14,13 @@ from keras import ops
 
 from diffstride.layers.log_mel import LogMelSpectrogram
 from diffstride.models import pooling_slot
-from diffstride.models.layer_argument import make_layer
-from diffstride.types import LayerArgument, Shape, StagePooling, StageStrides
+from diffstride.models.layer_argument import make_frontend
+from diffstride.types import (
+    FrontendArgument,
+    Shape,
+    StagePooling,
+    StageStrides,
+)
 from diffstride.validation import check_positive_integer
 
 # Time is the height of a spectrogram, frequency its width.
@@ -28,7 +33,7 @@ def audio_cnn(
     channels: Sequence[int] = (64, 128, 256, 256, 512, 512),
     strides: StageStrides = ((2, 2), (2, 2), (1, 1), (2, 2), (1, 1), (2, 2)),
     pooling_cls: StagePooling = None,
-    frontend: LayerArgument = LogMelSpectrogram,
+    frontend: FrontendArgument = LogMelSpectrogram,
     momentum: float = 0.99,
     name: str = "audio_cnn",
     *,
@@ -68,9 +73,12 @@ def audio_cnn(
             config dict that makes a pooling layer (see
             `diffstride.models.pooling_slot`); or a list with one of these for
             each block.
-        frontend: layer that makes a spectrogram of a waveform; or a class or a
-            function of `name`, or a config dict, that makes such a layer. Not
-            used where the inputs are spectrograms.
+        frontend: layer that makes a spectrogram of a waveform, such as
+            `LogMelSpectrogram` or `LEAF`; or a class or a function of `name`,
+            or a config dict, that makes such a layer; or a list of these, which
+            follow one another, such as a `LogMelSpectrogram` with
+            `log_offset=None` and `PCEN`. Not used where the inputs are
+            spectrograms.
         momentum: float. Momentum of the moving averages of batch
             normalisation. A short training needs a smaller one.
         name: string. Name of the model.
@@ -119,7 +127,8 @@ def audio_cnn(
         inputs = x = keras.Input((None,), name="waveform")
         if window is not None:
             x = SplitWindows(window, name="windows")(x)
-        x = make_layer("frontend", frontend)(x)
+        for layer in make_frontend(frontend):
+            x = layer(x)
     else:
         inputs = x = keras.Input(input_shape, name="spectrogram")
 

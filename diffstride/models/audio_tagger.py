@@ -14,10 +14,15 @@ from keras import ops
 
 from diffstride.layers.log_mel import LogMelSpectrogram
 from diffstride.models import efficientnet
-from diffstride.models.layer_argument import make_layer
+from diffstride.models.layer_argument import (
+    make_frame_reduction,
+    make_frontend,
+    make_layer,
+)
 from diffstride.models.pretrained import load_keras_applications_weights
 from diffstride.types import (
     Activation,
+    FrontendArgument,
     LayerArgument,
     Shape,
     StagePooling,
@@ -36,7 +41,7 @@ def audio_tagger(
     num_heads: int = 4,
     output_activation: Activation = "sigmoid",
     input_shape: Shape = (None, 128),
-    frontend: LayerArgument = LogMelSpectrogram,
+    frontend: FrontendArgument = LogMelSpectrogram,
     augmentation: LayerArgument | None = None,
     frame_reduction: LayerArgument | None = None,
     reduction_rate: float | None = None,
@@ -75,13 +80,18 @@ def audio_tagger(
             many; or None for logits.
         input_shape: `(samples,)` of waveforms, `(time, mel)` or `(time, mel,
             channels)` of spectrograms. Samples and time may be None.
-        frontend: layer that makes a spectrogram of a waveform; or a class or a
-            function of `name`, or a config dict, that makes such a layer. Not
-            used where the inputs are spectrograms.
+        frontend: layer that makes a spectrogram of a waveform, such as
+            `LogMelSpectrogram` or `LEAF`; or a class or a function of `name`,
+            or a config dict, that makes such a layer; or a list of these, which
+            follow one another, such as a `LogMelSpectrogram` with
+            `log_offset=None` and `PCEN`. Not used where the inputs are
+            spectrograms.
         augmentation: None, or a layer in front of the frame reduction, given as
             the front end is.
         frame_reduction: None, or a layer as
-            `diffstride.layers.diffres.DiffRes`, given as the front end is.
+            `diffstride.layers.diffres.DiffRes`, given as the front end is. A
+            class or a function is told `log_scale=False` where the outputs of
+            the front end are no logarithms.
         reduction_rate: number. The share of frames to do without, where
             `frame_reduction` is a class or a function, which is told.
         output_frames: integer. How many frames to leave, likewise.
@@ -132,9 +142,12 @@ def audio_tagger(
             "`input_shape` must be (samples,), (time, mel) or (time, mel, "
             f"channels). Received: input_shape={input_shape}"
         )
+    log_scale = True
     if len(input_shape) == 1:
-        inputs = keras.Input(input_shape, name="waveform")
-        x = make_layer("frontend", frontend)(inputs)
+        inputs = x = keras.Input(input_shape, name="waveform")
+        for layer in make_frontend(frontend):
+            x = layer(x)
+        log_scale = getattr(layer, "log_scale", True)
     else:
         inputs = x = keras.Input(input_shape, name="spectrogram")
     if len(x.shape) == 3:
@@ -144,7 +157,7 @@ def audio_tagger(
     frames = {"reduction_rate": reduction_rate, "output_frames": output_frames}
     frames = {name: v for name, v in frames.items() if v is not None}
     if frame_reduction is not None or frames:
-        x = make_layer("frame_reduction", frame_reduction, **frames)(x)
+        x = make_frame_reduction(frame_reduction, log_scale, **frames)(x)
     if x.shape[3] == 1:
         x = keras.layers.Concatenate(name="three_channels")([x, x, x])
     x = keras.layers.BatchNormalization(

@@ -38,3 +38,57 @@ def make_layer(argument, layer, **options):
             f"config dict that makes one. Received: {argument}={layer}"
         )
     return made
+
+
+def make_frontend(frontend):
+    """Makes the layers from a waveform to the bands of its frames.
+
+    Args:
+        frontend: what `make_layer` takes; or a list of such, whose layers
+            follow one another.
+
+    Returns:
+        A list of Keras layers. The names of those that are made are
+        `"frontend"`, `"frontend_2"`, and so on.
+
+    Example:
+
+    >>> make_frontend([LogMelSpectrogram(log_offset=None), PCEN])[1]
+    <PCEN name=frontend_2, built=False>
+    """
+    if not isinstance(frontend, (list, tuple)):
+        frontend = [frontend]
+    if not frontend:
+        raise ValueError(
+            "`frontend` must have one layer or more. Received: frontend=[]"
+        )
+    return [
+        make_layer(f"frontend_{index}" if index > 1 else "frontend", layer)
+        for index, layer in enumerate(frontend, start=1)
+    ]
+
+
+def make_frame_reduction(layer, log_scale, **options):
+    """Makes the layer that reduces the frames of a spectrogram.
+
+    Args:
+        layer: what `make_layer` takes.
+        log_scale: boolean. Whether the spectrogram is a logarithm. A class or a
+            function is told if it is none.
+        **options: further arguments for a class or a function.
+
+    Returns:
+        A Keras layer.
+    """
+    made = make_layer("frame_reduction", layer, **options)
+    if log_scale or not getattr(made, "log_scale", False):
+        return made
+    if callable(layer) and not isinstance(layer, keras.layers.Layer):
+        # Only a layer that is made shows that it has a scale, because gin hides
+        # the arguments of a class.
+        return make_layer("frame_reduction", layer, log_scale=False, **options)
+    raise ValueError(
+        "`frame_reduction` must have `log_scale=False`, because the outputs of "
+        f"the front end are no logarithms. Received: frame_reduction={made}, "
+        "log_scale=True"
+    )

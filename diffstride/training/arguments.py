@@ -131,6 +131,10 @@ _MUST_BE = {
         "a finite number of 0 or more",
         lambda value: is_number(value) and 0 <= value < math.inf,
     ),
+    "frequency_rate": (
+        "a finite number of 0 or more",
+        lambda value: is_number(value) and 0 <= value < math.inf,
+    ),
     "complexity_weight": (
         "a finite number of 0 or more",
         lambda value: is_number(value) and 0 <= value < math.inf,

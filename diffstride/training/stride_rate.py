@@ -1,7 +1,8 @@
-"""A learning rate of their own for strides."""
+"""A learning rate of their own for strides, and for other weights by name."""
 
 import math
 import re
+from collections.abc import Mapping
 
 import keras
 
@@ -32,14 +33,40 @@ def set_stride_rate(
     ... )
     >>> model.compile(set_stride_rate(keras.optimizers.Adam(), 10), "mse")
     """
-    if not is_number(factor) or not 0 <= factor < math.inf:
-        raise ValueError(
-            "`factor` must be a finite number of 0 or more. "
-            f"Received: factor={factor}"
-        )
+    return set_weight_rates(optimizer, {"strides": factor})
+
+
+def set_weight_rates(
+    optimizer: keras.optimizers.Optimizer, factors: Mapping[str, float]
+) -> keras.optimizers.Optimizer:
+    """Lets an optimizer move weights of some names faster, or slower.
+
+    Args:
+        optimizer: a Keras optimizer. It is changed.
+        factors: dict from the name of a weight, as `"strides"`, to the number
+            of 0 or more by which its learning rate is multiplied.
+
+    Returns:
+        The optimizer.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((16000,)), LEAF(num_groups=8)])
+    >>> optimizer = set_weight_rates(
+    ...     keras.optimizers.Adam(),
+    ...     {"log_center_frequencies": 10, "log_bandwidths": 10},
+    ... )
+    >>> model.compile(optimizer, "mse")
+    """
+    for factor in factors.values():
+        if not is_number(factor) or not 0 <= factor < math.inf:
+            raise ValueError(
+                "`factor` must be a finite number of 0 or more. "
+                f"Received: factor={factor}"
+            )
     if keras.backend.backend() == "torch":
         raise NotImplementedError(
-            "`set_stride_rate` needs TensorFlow or JAX. Under torch, Keras "
+            "`set_weight_rates` needs TensorFlow or JAX. Under torch, Keras "
             "updates all weights at once, with one learning rate."
         )
     # An optimizer that scales the loss leaves the step to one inside.
@@ -48,8 +75,8 @@ def set_stride_rate(
 
     def update_step_of(gradient, variable, learning_rate):
         # TensorFlow's own name of a variable is like "strides/replica_1:0".
-        if "strides" in re.split("[/:]", variable.name):
-            learning_rate = learning_rate * factor
+        for name in re.split("[/:]", variable.name):
+            learning_rate = learning_rate * factors.get(name, 1)
         return update_step(gradient, variable, learning_rate)
 
     inner.update_step = update_step_of

@@ -10,6 +10,7 @@ from diffstride.analysis.budget import StrideCosts, check_target
 from diffstride.analysis.complexity import add_complexity_loss
 from diffstride.analysis.keras_graph import sublayers
 from diffstride.data.dataset import Dataset
+from diffstride.layers.filterbank import FREQUENCY_WEIGHTS
 from diffstride.training import (
     distribution,
     environment,
@@ -27,7 +28,7 @@ from diffstride.training.shift_consistency import (
     ShiftConsistency,
     check_shifts,
 )
-from diffstride.training.stride_rate import set_stride_rate
+from diffstride.training.stride_rate import set_weight_rates
 from diffstride.training.workdir import (
     Configuration,
     check_configuration,
@@ -53,6 +54,7 @@ def train(
     complexity_weight: float = 0.0,
     target_macs: float | None = None,
     stride_rate: float = 1.0,
+    frequency_rate: float = 1.0,
     dtype_policy: str = "float32",
     jit_compile: bool | str = "auto",
     deterministic: bool = False,
@@ -111,6 +113,8 @@ def train(
             cost, or, below 100, a ratio to those of the model at its start:
             strides learn under this budget (see `MacsBudget`).
         stride_rate: number. Factor of the learning rate for strides.
+        frequency_rate: number. Factor of the learning rate for the frequencies
+            and widths of a front end such as `LEAF`.
         dtype_policy: string. `"mixed_bfloat16"` and `"mixed_float16"` train in
             mixed precision, the latter with a loss scale that adapts itself.
         jit_compile: boolean or `"auto"`. Whether XLA compiles the model, as in
@@ -193,7 +197,9 @@ def train(
         if callable(rate) and not is_schedule:
             rate = rate(steps_per_epoch=data.train_steps, num_epochs=num_epochs)
         network.compile(
-            optimizer=_build_optimizer(optimizer, rate, network, stride_rate),
+            optimizer=_build_optimizer(
+                optimizer, rate, network, stride_rate, frequency_rate
+            ),
             loss=losses_and_metrics.build_loss(
                 network,
                 data.num_classes,
@@ -268,10 +274,14 @@ def train(
     return run.progress.history
 
 
-def _build_optimizer(optimizer, rate, model, stride_rate=1.0):
+def _build_optimizer(
+    optimizer, rate, model, stride_rate=1.0, frequency_rate=1.0
+):
     optimizer = optimizer(learning_rate=rate)
-    if stride_rate != 1:
-        set_stride_rate(optimizer, stride_rate)
+    factors = {"strides": stride_rate}
+    factors |= dict.fromkeys(FREQUENCY_WEIGHTS, frequency_rate)
+    if set(factors.values()) != {1}:
+        set_weight_rates(optimizer, factors)
     if optimizer.weight_decay:
         optimizer.exclude_from_weight_decay(
             var_list=[v for v in model.trainable_variables if len(v.shape) < 2]
