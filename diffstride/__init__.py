@@ -37,9 +37,11 @@ from diffstride.layers.restore_frames import RestoreFrames
 from diffstride.layers.sinc_filterbank import SincFilterbank
 from diffstride.layers.spec_augment import SpecAugment
 from diffstride.layers.time_domain_filterbank import TimeDomainFilterbank
+from diffstride.layers.whitening import Whitening
 from diffstride.models import (  # noqa: F401
     audio_cnn,
     audio_tagger,
+    fast_cnn,
     residual,
 )
 from diffstride.surgery.conversion_summary import conversion_summary
@@ -98,6 +100,7 @@ __all__ = [
     "StrideConstraint",
     "StrideHistory",
     "TimeDomainFilterbank",
+    "Whitening",
     "conversion_summary",
     "freeze",
     "learn_strides",

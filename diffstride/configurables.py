@@ -36,6 +36,7 @@ from diffstride.models import (
     audio_tagger,
     densenet,
     efficientnet,
+    fast_cnn,
     resnet,
     unet,
 )
@@ -109,6 +110,7 @@ _CONFIGURABLES = {
     ],
     "efficientnet": [efficientnet.efficientnet],
     "densenet": [densenet.densenet],
+    "fast_cnn": [fast_cnn.fast_cnn],
     "unet": [unet.unet],
     "audio_cnn": [audio_cnn.audio_cnn],
     "spec_augment": [spec_augment.SpecAugment],

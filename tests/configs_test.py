@@ -104,6 +104,7 @@ SMALL = {
         "efficientnet.efficientnet.width_coefficient = 0.1",
         "efficientnet.efficientnet.depth_coefficient = 0.1",
     ],
+    "fast_cnn.fast_cnn": ["fast_cnn.fast_cnn.filters = [4, 4, 4]"],
     "unet.unet": ["unet.unet.filters = [2, 2, 4, 4]"],
     "densenet.densenet": [
         "densenet.densenet.blocks = [1, 1, 1, 1]",

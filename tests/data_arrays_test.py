@@ -281,6 +281,24 @@ def test_augmentation_reaches_the_batches():
         assert abs(share - kept) < 0.1, options
 
 
+def test_alternating_flips_show_each_image_both_ways():
+    numbers = np.arange(64, dtype="uint8").reshape(-1, 1, 1, 1)
+    # The number of an image on the left, nothing on the right.
+    data = make_numbered(64) | {
+        "x_train": np.concatenate([numbers, 0 * numbers], axis=2)
+    }
+    data["x_test"] = data["x_train"][:21]
+    dataset = plain(data, flip=True, alternate_flips=True)
+    flipped = np.zeros((4, 64), bool)
+    for epoch in range(4):
+        for x, y in dataset.train(epoch):
+            flipped[epoch, y] = x[:, 0, 1, 0] > 0
+    # Image 0 cannot be told from its mirror image.
+    assert 16 < flipped[0].sum() < 48
+    np.testing.assert_array_equal(flipped[1, 1:], ~flipped[0, 1:])
+    np.testing.assert_array_equal(flipped[2:], flipped[:2])
+
+
 def test_resizing():
     dataset = plain(make_data(), image_size=(4, 12))
     assert dataset.input_shape == (4, 12, 3)

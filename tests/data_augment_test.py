@@ -129,6 +129,30 @@ def test_random_crop(generator, images, padding):
         np.testing.assert_array_equal(crop, expected)
 
 
+def test_a_crop_beyond_the_border_may_see_the_image_mirrored(images):
+    offsets = np.array([[0, 0], [4, 4], [0, 4], [4, 0], [2, 2], [1, 3]])
+    crops = augment.random_crop(images, offsets, 2, reflect=True)
+    for crop, image, (row, column) in zip(crops, images, offsets, strict=True):
+        rows = [abs(row - 2 + i) for i in range(9)]
+        columns = [abs(column - 2 + i) for i in range(12)]
+        rows = [min(i, 16 - i) for i in rows]
+        columns = [min(i, 22 - i) for i in columns]
+        np.testing.assert_array_equal(crop, image[rows][:, columns])
+
+
+def test_labels_beyond_the_border_are_ignored(generator):
+    maps = generator.integers(0, 5, (6, 9, 12))
+    changed = augmentation(crop_padding=2, crop_fill="reflect")
+    draws = changed.draw(generator, 6)
+    expected = augmentation(crop_padding=2).change_maps(maps, draws)
+    np.testing.assert_array_equal(changed.change_maps(maps, draws), expected)
+
+
+def test_wrong_fill():
+    with pytest.raises(ValueError, match="`crop_fill`"):
+        augmentation(crop_fill="mirror")
+
+
 def test_flip_left_right(images):
     before = images.copy()
     flips = np.array([True, False, False, True, True, False])

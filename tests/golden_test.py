@@ -18,6 +18,7 @@ from diffstride.models.audio_cnn import audio_cnn
 from diffstride.models.audio_tagger import audio_tagger
 from diffstride.models.densenet import densenet
 from diffstride.models.efficientnet import efficientnet
+from diffstride.models.fast_cnn import fast_cnn
 from diffstride.models.resnet import (
     resnet18,
     resnet18_imagenet,
@@ -34,6 +35,7 @@ MODELS = {
     "densenet": functools.partial(densenet, **IMAGES),
     "efficientnet": functools.partial(efficientnet, **IMAGES),
     "unet": functools.partial(unet, **IMAGES),
+    "fast_cnn": fast_cnn,
     "audio_cnn": functools.partial(audio_cnn, 10),
     "audio_tagger": functools.partial(
         audio_tagger, "b0", 10, frame_reduction=DiffRes, reduction_rate=0.5

@@ -27,7 +27,9 @@ from diffstride import (
     SpectralResize1D,
     SpectralResize3D,
     TimeDomainFilterbank,
+    Whitening,
 )
+from diffstride.layers.bias import Bias
 from diffstride.models.audio_tagger import AttentionPooling
 from diffstride.models.residual_layer import ResidualLayer
 from diffstride.models.resnet import Resnet
@@ -116,6 +118,8 @@ ROWS = {
     "SpectralResize3D": Row(
         SpectralResize3D, {"factor": 1.5, "norm": "ortho"}, (6, 8, 8, 2)
     ),
+    "Whitening": Row(Whitening, {"bias_steps": 3}, IMAGE),
+    "Bias": Row(Bias, {"rate": 64}, IMAGE),
     "ResidualLayer": Row(
         ResidualLayer, {**SLOT, "project": True}, IMAGE, trains=True
     ),

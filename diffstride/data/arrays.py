@@ -50,7 +50,9 @@ def from_arrays(
     image_size: int | Sequence[int] | None = None,
     inception_crop: bool = False,
     crop_padding: int | None = None,
+    crop_fill: str = "zeros",
     flip: bool = True,
+    alternate_flips: bool = False,
     label_smoothing: float = 0.0,
     mixup_alpha: float = 0.0,
     mixup_pairs: bool = False,
@@ -95,10 +97,15 @@ def from_arrays(
             Defaults to the size of the images.
         inception_crop: Whether to train on random boxes of 8 to 100 % of the
             area, and to test on the central 87.5 %.
-        crop_padding: Number of zero pixels to pad the images with on each side
+        crop_padding: Number of pixels to pad the images with on each side
             before cropping to the same size at random. Defaults to 4, or to 0
             with `inception_crop`.
+        crop_fill: What the images are padded with: `"zeros"`, or `"reflect"`
+            for the image mirrored at its border.
         flip: Whether to mirror images at random, half of them on average.
+        alternate_flips: Whether to mirror each image in every second epoch
+            instead, half of them in the first: two epochs then show each image
+            both ways.
         label_smoothing: Share of the target that is spread evenly over all
             classes.
         mixup_alpha: Parameter of the beta distribution of the weights with
@@ -189,7 +196,9 @@ def from_arrays(
         image_size=x_train.shape[1:3] if image_size is None else image_size,
         inception_crop=inception_crop,
         crop_padding=crop_padding,
+        crop_fill=crop_fill,
         flip=flip,
+        alternate_flips=alternate_flips,
         label_smoothing=label_smoothing,
         mixup_alpha=mixup_alpha,
         mixup_pairs=mixup_pairs,
@@ -203,6 +212,10 @@ def from_arrays(
     rows = process_rows(batch_size, process_index, process_count)
     input_shape = (*augmentation.image_size, x_train.shape[-1])
 
+    # Which images are mirrored in the first epoch, if flips alternate.
+    first_flips = np.random.default_rng([seed, 0, 0, 1]).random(len(x_train))
+    first_flips = first_flips < 0.5
+
     def train(epoch, start_step=0):
         order = sampling.shuffle(
             random_generator(seed, epoch), len(x_train), shuffle_buffer
@@ -212,8 +225,10 @@ def from_arrays(
             draws = augmentation.draw(
                 random_generator(seed, epoch, step), batch_size
             )
+            batch = order[step * batch_images : (step + 1) * batch_images]
+            draws = augmentation.alternate(draws, first_flips[batch], epoch)
             needed = augmentation.needed(draws, rows)
-            examples = order[step * batch_images + needed]
+            examples = batch[needed]
             return augmentation(
                 x_train[examples], y_train[examples], draws, needed, rows
             )

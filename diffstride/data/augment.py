@@ -24,6 +24,7 @@ from diffstride.data.boxes import (
     random_boxes,
 )
 from diffstride.data.label_maps import IGNORED, crop_and_resize_maps
+from diffstride.validation import check_choice
 
 # Means and standard deviations of the training images, on a scale of 0 to 1.
 IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -35,8 +36,8 @@ CIFAR100_STATISTICS = ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
 _CENTRAL_FRACTION = 0.875
 
 
-def random_crop(images, offsets, padding, value=0):
-    """Pads all sides with a value and crops each image at its own offset.
+def random_crop(images, offsets, padding, value=0, reflect=False):
+    """Pads all sides and crops each image at its own offset.
 
     Args:
         images: Array `(batch, height, width, channels)`.
@@ -44,11 +45,17 @@ def random_crop(images, offsets, padding, value=0):
             twice the padding, where the crop starts in the padded image.
         padding: Number of pixels on each side.
         value: The value of these pixels.
+        reflect: Whether they mirror the image at its border instead.
     """
     batch, height, width, channels = images.shape
     shape = (batch, height + 2 * padding, width + 2 * padding, channels)
-    padded = np.full(shape, value, images.dtype)
-    padded[:, padding : padding + height, padding : padding + width] = images
+    if reflect:
+        margins = [(0, 0), (padding, padding), (padding, padding), (0, 0)]
+        padded = np.pad(images, margins, mode="reflect")
+    else:
+        padded = np.full(shape, value, images.dtype)
+        inside = slice(padding, padding + height)
+        padded[:, inside, padding : padding + width] = images
     # Join pixels and channels in one axis, because NumPy copies long rows
     # faster than triples.
     windows = np.lib.stride_tricks.sliding_window_view(
@@ -141,10 +148,14 @@ class Augmentation:
         inception_crop: Whether to resize a random box of 8 to 100 % of the area
             of a training image, and the central 87.5 % of a test image. If not,
             the largest central box with the aspect of `image_size` is resized.
-        crop_padding: Number of zero pixels to pad with on each side before
-            cropping to the same size at random. Defaults to 4, or to 0 with
+        crop_padding: Number of pixels to pad with on each side before cropping
+            to the same size at random. Defaults to 4, or to 0 with
             `inception_crop`.
+        crop_fill: What is padded: `"zeros"`, or `"reflect"` for the image
+            mirrored at its border. Label maps have no labels there.
         flip: Whether to mirror images at random, half of them on average.
+        alternate_flips: Whether to mirror each image in every second epoch
+            instead, half of them in the first.
         label_smoothing: Share of the target that is spread evenly over all
             classes.
         mixup_alpha: Parameter of the beta distribution from which the weights
@@ -177,8 +188,11 @@ class Augmentation:
     label_smoothing: float = 0.0
     mixup_alpha: float = 0.0
     mixup_pairs: bool = False
+    crop_fill: str = "zeros"
+    alternate_flips: bool = False
 
     def __post_init__(self):
+        check_choice(self.crop_fill, "crop_fill", ("zeros", "reflect"))
         size = np.broadcast_to(self.image_size, 2)
         if np.any(size < 1):
             raise ValueError(
@@ -235,6 +249,18 @@ class Augmentation:
         weights = generator.beta(alpha, alpha, size)
         return Draws(boxes, offsets, flips, owns, partners, weights)
 
+    def alternate(self, draws, first, epoch):
+        """The draws with flips that change from epoch to epoch, if asked for.
+
+        Args:
+            draws: What `draw` returned for a global batch.
+            first: Which images of this batch are mirrored in the first epoch.
+            epoch: Number of the epoch.
+        """
+        if not self.alternate_flips:
+            return draws
+        return dataclasses.replace(draws, flips=first ^ bool(epoch % 2))
+
     def needed(self, draws, rows):
         """Numbers of the images that the `rows` of the global batch need."""
         if not self.mixup_alpha:
@@ -289,7 +315,14 @@ class Augmentation:
         """Crops and flips; `value` is that of pixels beyond the border."""
         if self.crop_padding and draws is not None:
             offsets = draws.offsets[needed]
-            images = random_crop(images, offsets, self.crop_padding, value)
+            images = random_crop(
+                images,
+                offsets,
+                self.crop_padding,
+                value,
+                # There are no labels beyond the border of a label map.
+                reflect=self.crop_fill == "reflect" and value != IGNORED,
+            )
         if self.flip and draws is not None:
             images = flip_left_right(images, draws.flips[needed])
         return images

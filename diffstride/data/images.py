@@ -59,7 +59,9 @@ def tfds_images(
     image_size: int | Sequence[int] | None = None,
     inception_crop: bool = False,
     crop_padding: int | None = None,
+    crop_fill: str = "zeros",
     flip: bool = True,
+    alternate_flips: bool = False,
     label_smoothing: float = 0.0,
     mixup_alpha: float = 0.0,
     mixup_pairs: bool = False,
@@ -119,11 +121,16 @@ def tfds_images(
             Defaults to the size of the images, where they have one.
         inception_crop: Whether to train on random boxes of 8 to 100 % of the
             area, and to test on the central 87.5 %.
-        crop_padding: Number of zero pixels to pad the images with on each side
+        crop_padding: Number of pixels to pad the images with on each side
             before cropping to the same size at random. Images in memory are
             padded before they are resized, images of a stream after it.
             Defaults to 4, or to 0 with `inception_crop`.
+        crop_fill: What the images are padded with: `"zeros"`, or `"reflect"`
+            for the image mirrored at its border.
         flip: Whether to mirror images at random, half of them on average.
+        alternate_flips: Whether to mirror each image in every second epoch
+            instead, half of them in the first: two epochs then show each image
+            both ways. Only for images in memory.
         label_smoothing: Share of the target that is spread evenly over all
             classes.
         mixup_alpha: Parameter of the beta distribution of the weights with
@@ -201,7 +208,9 @@ def tfds_images(
         image_size=image_size,
         inception_crop=inception_crop,
         crop_padding=crop_padding,
+        crop_fill=crop_fill,
         flip=flip,
+        alternate_flips=alternate_flips,
         label_smoothing=label_smoothing,
         mixup_alpha=mixup_alpha,
         mixup_pairs=mixup_pairs,
@@ -242,6 +251,11 @@ def tfds_images(
         )
         return dataclasses.replace(
             data, class_names=source.class_names, test_split=test_split
+        )
+    if alternate_flips:
+        raise ValueError(
+            "`alternate_flips` must be False for a streamed set, whose images "
+            f"have no numbers. Received: name={name!r}, alternate_flips=True"
         )
     if num_train_examples is not None:
         raise ValueError(

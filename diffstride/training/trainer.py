@@ -19,6 +19,7 @@ from diffstride.training import (
     results,
     termination,
 )
+from diffstride.training.adaptation import adapt
 from diffstride.training.arguments import check
 from diffstride.training.label_map_pictures import PredictionPictures
 from diffstride.training.macs_budget import MacsBudget
@@ -190,6 +191,7 @@ def train(
             num_output_classes=data.num_classes, input_shape=data.input_shape
         )
         _check_match(network, data, loss)
+        adapt(network, data)
         rate = learning_rate
         is_schedule = isinstance(
             rate, keras.optimizers.schedules.LearningRateSchedule
