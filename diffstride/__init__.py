@@ -16,8 +16,10 @@ from diffstride.layers.frame_pooling import (
     ConvAvgPool,
 )
 from diffstride.layers.leaf import LEAF
+from diffstride.layers.local_importance_pooling import LocalImportancePooling
 from diffstride.layers.log_mel import LogMelSpectrogram
 from diffstride.layers.pcen import PCEN
+from diffstride.layers.polyphase import PolyphasePooling
 from diffstride.layers.pooling import (
     DiffStride,
     DiffStride1D,
@@ -35,6 +37,7 @@ from diffstride.layers.resize import (
 )
 from diffstride.layers.restore_frames import RestoreFrames
 from diffstride.layers.sinc_filterbank import SincFilterbank
+from diffstride.layers.space_to_depth import SpaceToDepth
 from diffstride.layers.spec_augment import SpecAugment
 from diffstride.layers.time_domain_filterbank import TimeDomainFilterbank
 from diffstride.layers.whitening import Whitening
@@ -86,12 +89,15 @@ __all__ = [
     "FixedSpectralPooling",
     "FixedSpectralPooling1D",
     "FixedSpectralPooling3D",
+    "LocalImportancePooling",
     "LogMelSpectrogram",
     "MacsBudget",
     "MeanAveragePrecision",
+    "PolyphasePooling",
     "RefreshSizes",
     "SincFilterbank",
     "RestoreFrames",
+    "SpaceToDepth",
     "SpatialPooling",
     "SpecAugment",
     "SpectralResize",

@@ -23,7 +23,10 @@ from diffstride.layers import (
     blur_pool,
     diffres,
     frame_pooling,
+    local_importance_pooling,
+    polyphase,
     pooling,
+    space_to_depth,
     spec_augment,
 )
 from diffstride.layers.leaf import LEAF
@@ -100,6 +103,9 @@ _CONFIGURABLES = {
         pooling.FixedSpectralPooling,
         pooling.DiffStride,
         blur_pool.BlurPool,
+        local_importance_pooling.LocalImportancePooling,
+        polyphase.PolyphasePooling,
+        space_to_depth.SpaceToDepth,
     ],
     "resnet": [
         resnet.Resnet,

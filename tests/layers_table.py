@@ -19,8 +19,11 @@ from diffstride import (
     FixedSpectralPooling,
     FixedSpectralPooling1D,
     FixedSpectralPooling3D,
+    LocalImportancePooling,
     LogMelSpectrogram,
+    PolyphasePooling,
     SincFilterbank,
+    SpaceToDepth,
     SpatialPooling,
     SpecAugment,
     SpectralResize,
@@ -113,6 +116,18 @@ ROWS = {
     ),
     "SpatialPooling": Row(SpatialPooling, {"pool_size": 2}, IMAGE),
     "BlurPool": Row(BlurPool, {"max_pool_size": 2}, IMAGE),
+    "LocalImportancePooling": Row(LocalImportancePooling, {}, IMAGE),
+    "SoftPool": Row(LocalImportancePooling, {"importance": "input"}, IMAGE),
+    "SpaceToDepth": Row(SpaceToDepth, {"filters": 4}, IMAGE),
+    "PolyphasePooling": Row(PolyphasePooling, {}, IMAGE),
+    "PolyphasePooling learned": Row(
+        PolyphasePooling, {"choice": "learned"}, IMAGE
+    ),
+    "ResidualLayer of two poolings": Row(
+        ResidualLayer,
+        {**SLOT, "strides": 2, "pooling_cls": SpaceToDepth, "project": True},
+        IMAGE,
+    ),
     "SpectralResize": Row(SpectralResize, {"factor": (1.5, 0.7)}, IMAGE),
     "SpectralResize1D": Row(SpectralResize1D, {"size": 37}, (24, 3)),
     "SpectralResize3D": Row(

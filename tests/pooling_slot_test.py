@@ -3,10 +3,18 @@
 import functools
 import json
 
+import gradients
 import keras
 import numpy as np
 import pytest
 
+from diffstride import (
+    BlurPool,
+    LocalImportancePooling,
+    PolyphasePooling,
+    SpaceToDepth,
+)
+from diffstride.layers.base_slot_pooling import BaseSlotPooling
 from diffstride.layers.pooling import (
     DiffStride,
     DiffStride1D,
@@ -22,6 +30,7 @@ from diffstride.models import (
     resnet,
     unet,
 )
+from diffstride.models.residual_layer import ResidualLayer
 
 
 def test_none_is_a_strided_convolution():
@@ -184,39 +193,40 @@ def test_a_layer_of_the_slot_takes_the_dtype_policy_of_its_owner():
     assert pooling_slot.make_pooling(DiffStride, 2).compute_dtype == "float32"
 
 
-@pytest.mark.parametrize(
-    "build",
-    [
-        functools.partial(
-            resnet.resnet18,
-            "1, 2, 2, 2",
-            filters=4,
-            num_layers=1,
-            id_only=(),
-            input_shape=(32, 32, 3),
-        ),
-        functools.partial(
-            efficientnet.efficientnet,
-            strides=(1, 2, 2, 2),
-            stages=efficientnet.STAGES[:4],
-            width_coefficient=0.25,
-            depth_coefficient=0.3,
-        ),
-        functools.partial(
-            densenet.densenet, blocks=(1,) * 5, growth=4, strides=(2, 2, 2, 1)
-        ),
-        functools.partial(
-            audio_cnn.audio_cnn,
-            channels=(4,) * 4,
-            strides=((2, 2),) * 4,
-            input_shape=(32, 32, 3),
-        ),
-        functools.partial(
-            unet.unet, 3, filters=(4,) * 5, strides=(2,) * 4, num_layers=1
-        ),
-    ],
-    ids=["resnet", "efficientnet", "densenet", "audio_cnn", "unet"],
-)
+# Models of four slots.
+MODELS = [
+    functools.partial(
+        resnet.resnet18,
+        "1, 2, 2, 2",
+        filters=4,
+        num_layers=1,
+        id_only=(),
+        input_shape=(32, 32, 3),
+    ),
+    functools.partial(
+        efficientnet.efficientnet,
+        strides=(1, 2, 2, 2),
+        stages=efficientnet.STAGES[:4],
+        width_coefficient=0.25,
+        depth_coefficient=0.3,
+    ),
+    functools.partial(
+        densenet.densenet, blocks=(1,) * 5, growth=4, strides=(2, 2, 2, 1)
+    ),
+    functools.partial(
+        audio_cnn.audio_cnn,
+        channels=(4,) * 4,
+        strides=((2, 2),) * 4,
+        input_shape=(32, 32, 3),
+    ),
+    functools.partial(
+        unet.unet, 3, filters=(4,) * 5, strides=(2,) * 4, num_layers=1
+    ),
+]
+MODEL_NAMES = ["resnet", "efficientnet", "densenet", "audio_cnn", "unet"]
+
+
+@pytest.mark.parametrize("build", MODELS, ids=MODEL_NAMES)
 def test_each_stage_may_have_a_slot_of_its_own(build):
     poolings = [DiffStride, FixedSpectralPooling, None, SpatialPooling]
     model = build(pooling_cls=poolings)
@@ -230,3 +240,52 @@ def test_each_stage_may_have_a_slot_of_its_own(build):
     assert np.all(np.isfinite(keras.ops.convert_to_numpy(outputs)))
     with pytest.raises(ValueError, match="`pooling_cls` must be .* 4 stages"):
         build(pooling_cls=poolings[:3])
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("order", ["after", "before"])
+@pytest.mark.parametrize("build", MODELS, ids=MODEL_NAMES)
+def test_models_take_layers_with_weights_and_with_choices(build, order):
+    """Also where a residual block pools maps of different channels."""
+    poolings = [
+        functools.partial(PolyphasePooling, choice="learned"),
+        LocalImportancePooling,
+        SpaceToDepth,
+        functools.partial(BlurPool, max_pool_size=None),
+    ]
+    model = build(pooling_cls=poolings, pooling_order=order)
+    outputs = gradients.value(model, np.ones((2, 32, 32, 3), "float32"))
+    assert np.isfinite(outputs).all()
+    found = {
+        type(layer)
+        for layer in model._flatten_layers()
+        if isinstance(layer, BaseSlotPooling)
+    }
+    assert len(found) == 4
+    config = json.loads(json.dumps(model.get_config()))
+    loaded = type(model).from_config(config)
+    assert [w.shape for w in loaded.weights] == [w.shape for w in model.weights]
+
+
+def test_a_shortcut_has_a_second_layer_where_it_needs_one():
+    for pooling_cls, changes, is_needed in [
+        (SpaceToDepth, {}, True),
+        (SpaceToDepth, {"pooling_order": "before"}, True),
+        (
+            SpaceToDepth,
+            {"pooling_order": "before", "activated_shortcut": True},
+            False,
+        ),
+        (
+            SpaceToDepth,
+            {"pooling_order": "before", "pre_activation": False},
+            False,
+        ),
+        (BlurPool, {}, False),
+        (None, {}, False),
+    ]:
+        layer = ResidualLayer(
+            4, strides=2, pooling_cls=pooling_cls, project=True, **changes
+        )
+        layer.build((None, 8, 8, 3))
+        assert (layer.shortcut_pooling is not None) == is_needed

@@ -309,13 +309,15 @@ def test_layers_are_called_in_the_order_of_the_release():
         )
     layer.build((1, 12, 12, 3))
     layer.call(images(1, 12, 12, 3))
+    # The shortcut is pooled next to the main path, and not last, because some
+    # layers must see both maps at once. The numbers are the same.
     assert calls == [
         "normalization1",
         "convolution1",
         f"{layer.name}_pooling",
+        f"{layer.name}_pooling",
         "normalization2",
         "convolution2",
-        f"{layer.name}_pooling",
         "shortcut",
     ]
 

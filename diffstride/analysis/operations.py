@@ -14,6 +14,8 @@ from diffstride.analysis.keras_graph import graph, is_graph, sublayers
 from diffstride.layers.base_pooling import BaseSpectralLayer
 from diffstride.layers.blur_pool import BlurPool
 from diffstride.layers.filterbank import BaseFilterbank
+from diffstride.layers.local_importance_pooling import LocalImportancePooling
+from diffstride.layers.polyphase import PolyphasePooling
 from diffstride.ops import spectral, windows
 
 layers = keras.layers
@@ -242,6 +244,18 @@ def _depthwise(layer, arguments, output_shape):
 def _blur(layer, arguments, output_shape):
     """As the depthwise convolution that the filter is."""
     return math.prod(output_shape) * math.prod(layer.filter_size)
+
+
+@_macs.register(LocalImportancePooling)
+@_macs.register(PolyphasePooling)
+def _weighted(layer, arguments, output_shape):
+    """A product for each point: with its weight, or with itself for a norm.
+
+    Layers inside that make weights or scores are counted by themselves.
+    """
+    if getattr(layer, "choice", None) == "learned":
+        return 0
+    return math.prod(_shapes(arguments)[0])
 
 
 @_macs.register(layers.SeparableConv1D)

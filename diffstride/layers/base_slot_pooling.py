@@ -19,7 +19,8 @@ class BaseSlotPooling(keras.layers.Layer):
 
     Attributes:
         serves_one_map: whether the layer has weights for the channels of its
-            input, so that a second map needs a layer of its own.
+            input, so that a second map needs a layer of its own (see
+            `diffstride.models.pooling_slot`).
     """
 
     serves_one_map = False

@@ -65,7 +65,20 @@ def inverted_residual(
         depthwise_regularizer=regularizer,
         name=f"{name}dwconv",
     )(x)
-    if pooling is not None:
+    shortcut = inputs
+    has_shortcut = filters == in_filters and pooling_slot.strides_of_axes(
+        strides
+    ) == (1, 1)
+    if pooling is not None and has_shortcut:
+        second = pooling_slot.make_shortcut_pooling(
+            pooling,
+            pooling_cls,
+            strides,
+            data_format,
+            f"{name}shortcut_pooling",
+        )
+        x, shortcut = pooling_slot.pool_both(x, inputs, pooling, second)
+    elif pooling is not None:
         x = pooling(x)
     x = normalize(x, data_format, name, activation=True)
     x = _squeeze_and_excite(
@@ -79,15 +92,11 @@ def inverted_residual(
         filters, 1, regularizer, data_format, name=f"{name}project_conv"
     )(x)
     x = normalize(x, data_format, f"{name}project")
-    if filters == in_filters and pooling_slot.strides_of_axes(strides) == (
-        1,
-        1,
-    ):
+    if has_shortcut:
         if drop_rate:
             x = keras.layers.Dropout(
                 drop_rate, noise_shape=(None, 1, 1, 1), name=f"{name}drop"
             )(x)
-        shortcut = inputs if pooling is None else pooling(inputs)
         x = keras.layers.Add(name=f"{name}add")([x, shortcut])
     return x
 

@@ -18,6 +18,14 @@ A strided convolution has no order. Without a pooling layer, both values make
 the same network, so that a sweep may combine each pooling with each order.
 
 Both arguments may be lists with one value for each slot of the network.
+
+A residual block pools two maps, of the main path and of the shortcut, by one
+layer. A layer that cannot do this has one of these attributes:
+
+    serves_one_map = True   It has weights for the channels of its input. The
+                            shortcut gets a second layer.
+    pools_together = True   It must see both maps to treat them alike. It is
+                            called with a list of both, and returns a list.
 """
 
 import ast
@@ -95,6 +103,43 @@ def make_pooling(
             f"Received: pooling_cls={pooling_cls}"
         )
     return layer
+
+
+def make_shortcut_pooling(
+    pooling: keras.layers.Layer | None, *arguments: typing.Any
+) -> keras.layers.Layer | None:
+    """A second layer, for the shortcut, if the first one serves one map alone.
+
+    Args:
+        pooling: what `make_pooling` returned.
+        *arguments: as for `make_pooling`.
+
+    Returns:
+        A Keras layer, or None.
+    """
+    if not getattr(pooling, "serves_one_map", False):
+        return None
+    return make_pooling(*arguments)
+
+
+def pool_both(
+    main: typing.Any,
+    shortcut: typing.Any,
+    pooling: keras.layers.Layer,
+    shortcut_pooling: keras.layers.Layer | None,
+) -> tuple[typing.Any, typing.Any]:
+    """Pools the maps of main path and shortcut, so that they fit together.
+
+    Args:
+        main: tensor. The map of the main path.
+        shortcut: tensor. That of the shortcut, with the same height and width.
+        pooling: what `make_pooling` returned.
+        shortcut_pooling: what `make_shortcut_pooling` returned.
+    """
+    if getattr(pooling, "pools_together", False):
+        main, shortcut = pooling([main, shortcut])
+        return main, shortcut
+    return pooling(main), (shortcut_pooling or pooling)(shortcut)
 
 
 def convolution_strides(

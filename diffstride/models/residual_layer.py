@@ -1,7 +1,10 @@
 """A residual layer whose downsampling is a pooling slot.
 
 One pooling layer serves the main path and the shortcut, so that both have one
-size even while their strides are learned. With `pooling_order="after"`:
+size even while their strides are learned. A layer with weights for the channels
+of its input cannot do so: the shortcut then has a second one.
+
+With `pooling_order="after"`:
 
     main:      convolution -> pooling -> convolution
     shortcut:  pooling -> 1x1 convolution, or nothing
@@ -170,13 +173,18 @@ class ResidualLayer(keras.layers.Layer):
         convolution_strides = pooling_slot.convolution_strides(
             self.strides, pooling_cls, self.name
         )
+        slot = (pooling_cls, self.strides, data_format)
         self.pooling = pooling_slot.make_pooling(
-            pooling_cls,
-            self.strides,
-            data_format,
-            f"{self.name}_pooling",
-            self.dtype_policy,
+            *slot, f"{self.name}_pooling", self.dtype_policy
         )
+        self.shortcut_pooling = None
+        if not self._pools_one_map():
+            self.shortcut_pooling = pooling_slot.make_shortcut_pooling(
+                self.pooling,
+                *slot,
+                f"{self.name}_shortcut_pooling",
+                self.dtype_policy,
+            )
         convolve = functools.partial(
             convolution,
             filters,
@@ -220,6 +228,8 @@ class ResidualLayer(keras.layers.Layer):
 
     def build(self, input_shape):
         channels = input_shape[1 if self.channels_first else -1]
+        if self.shortcut_pooling is not None:
+            self.shortcut_pooling.build(input_shape)
         if not self.project and channels != self.filters:
             raise ValueError(
                 "`filters` must equal the number of input channels when "
@@ -252,15 +262,15 @@ class ResidualLayer(keras.layers.Layer):
             x = self._rectify(self.normalization1, x, training)
             if self.activated_shortcut and self.project:
                 shortcut = x
-        if self._pools("before"):
-            pooled = self.pooling(x)
-            shortcut = pooled if shortcut is x else self.pooling(shortcut)
-            x = pooled
+        if self._pools_one_map():
+            x = shortcut = self.pooling(x)
+        elif self._pools("before"):
+            x, shortcut = self._pool_both(x, shortcut)
         x = self._pad(x, self.border)
         shortcut = self._pad(shortcut, self._shortcut_border())
         x = self.convolution1(x)
         if self._pools("after"):
-            x = self.pooling(x)
+            x, shortcut = self._pool_both(x, shortcut)
         if self.pre_activation:
             x = self._rectify(self.normalization2, x, training)
         else:
@@ -268,8 +278,6 @@ class ResidualLayer(keras.layers.Layer):
         x = self.convolution2(x)
         if not self.pre_activation:
             x = self.normalization2(x, training=training)
-        if self._pools("after"):
-            shortcut = self.pooling(shortcut)
         if self.shortcut is not None:
             shortcut = self.shortcut(shortcut)
         if self.shortcut_normalization is not None:
@@ -277,9 +285,21 @@ class ResidualLayer(keras.layers.Layer):
         outputs = x + shortcut
         return outputs if self.pre_activation else ops.relu(outputs)
 
+    def _pool_both(self, main, shortcut):
+        return pooling_slot.pool_both(
+            main, shortcut, self.pooling, self.shortcut_pooling
+        )
+
     def _pools(self, order):
         """Whether there is a pooling layer, in this order."""
         return self.pooling is not None and self.pooling_order == order
+
+    def _pools_one_map(self):
+        """Whether both paths begin with one map, and it is what is pooled."""
+        return self._pools("before") and (
+            not self.pre_activation
+            or (self.activated_shortcut and self.project)
+        )
 
     def _shortcut_border(self):
         """What the shortcut needs to be as large as the main path."""

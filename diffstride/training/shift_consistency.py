@@ -46,7 +46,7 @@ class ShiftConsistency:
 
     Reference:
         Zhang, [Making convolutional networks shift-invariant again](
-        https://arxiv.org/abs/1904.11486), ICML 2019, section 4.1.
+        https://arxiv.org/abs/1904.11486), ICML 2019, section 4.
     """
 
     def __init__(self, max_shift: int):
