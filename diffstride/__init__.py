@@ -57,6 +57,7 @@ from diffstride.training import (  # noqa: F401
     schedules,
 )
 from diffstride.training.average_precision import MeanAveragePrecision
+from diffstride.training.draw_reduction_rate import DrawReductionRate
 from diffstride.training.fade_aliasing import FadeAliasing
 from diffstride.training.macs_budget import MacsBudget
 from diffstride.training.refresh_sizes import RefreshSizes
@@ -85,6 +86,7 @@ __all__ = [
     "DiffStride",
     "DiffStride1D",
     "DiffStride3D",
+    "DrawReductionRate",
     "FadeAliasing",
     "FixedSpectralPooling",
     "FixedSpectralPooling1D",
@@ -95,8 +97,8 @@ __all__ = [
     "MeanAveragePrecision",
     "PolyphasePooling",
     "RefreshSizes",
-    "SincFilterbank",
     "RestoreFrames",
+    "SincFilterbank",
     "SpaceToDepth",
     "SpatialPooling",
     "SpecAugment",

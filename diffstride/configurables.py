@@ -44,6 +44,7 @@ from diffstride.models import (
     unet,
 )
 from diffstride.training import (
+    draw_reduction_rate,
     losses_and_metrics,
     refresh_sizes,
     schedules,
@@ -55,6 +56,7 @@ from diffstride.validation import ConfigError, is_number
 _CONFIGURABLES = {
     "train": [trainer.train],
     "callbacks": [
+        draw_reduction_rate.DrawReductionRate,
         refresh_sizes.RefreshSizes,
         keras.callbacks.CSVLogger,
         keras.callbacks.EarlyStopping,

@@ -30,6 +30,8 @@ import numpy as np
 from keras import tree
 
 import diffstride
+from diffstride.analysis.keras_graph import sublayers
+from diffstride.layers.frame_reduction import BaseFrameReduction
 
 BATCH_SIZES = (1, 3)
 
@@ -176,6 +178,22 @@ def largest_difference(runs, expected):
     )
 
 
+def set_reduction_rate(model, reduction_rate):
+    """Sets the share of frames that the layers of a model do without."""
+    layers = [
+        layer
+        for layer in sublayers(model)
+        if isinstance(layer, BaseFrameReduction)
+    ]
+    if not layers:
+        raise ExportError(
+            "`--reduction_rate` needs a model with a layer that reduces "
+            f"frames, such as DiffRes. Received: model '{model.name}'"
+        )
+    for layer in layers:
+        layer.reduction_rate = reduction_rate
+
+
 def export(
     model,
     output_dir,
@@ -184,6 +202,7 @@ def export(
     test_shape=None,
     dtype="float32",
     seed=0,
+    reduction_rate=None,
 ):
     """Freezes a model, writes it in all formats and runs what it wrote.
 
@@ -192,6 +211,8 @@ def export(
         of the frozen model, and of that from the outputs of the model. A format
         that failed has an error instead.
     """
+    if reduction_rate is not None:
+        set_reduction_rate(model, reduction_rate)
     output_dir = pathlib.Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     frozen = diffstride.freeze(model, input_shape, dtype)
@@ -279,6 +300,12 @@ def parse_arguments(argv=None):
         type=int,
         help="shape of the random examples, where sizes remain unknown",
     )
+    parser.add_argument(
+        "--reduction_rate",
+        type=float,
+        help="share of frames that DiffRes does without, where it is not that "
+        "of the model",
+    )
     parser.add_argument("--dtype", default="float32", help="of all layers")
     parser.add_argument("--tolerance", type=float, default=1e-4)
     parser.add_argument("--seed", type=int, default=0)
@@ -298,6 +325,7 @@ def main(argv=None):
             arguments.test_shape,
             arguments.dtype,
             arguments.seed,
+            arguments.reduction_rate,
         )
     except (ExportError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)

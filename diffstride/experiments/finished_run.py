@@ -172,7 +172,9 @@ class FinishedRun:
             layer = self.parameters.get(layer[1:])
         if isinstance(layer, str) and layer.endswith(".all_frames"):
             return 0
-        return self.parameter("reduction_rate") or 0
+        rate = self.parameter("reduction_rate") or 0
+        # Of a range, the middle holds wherever the model is not trained.
+        return sum(rate) / 2 if isinstance(rate, (tuple, list)) else rate
 
     @property
     def cutoffs(self):

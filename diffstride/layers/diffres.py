@@ -24,6 +24,7 @@ from diffstride.layers.frame_pooling import (
 )
 from diffstride.layers.frame_reduction import BaseFrameReduction
 from diffstride.layers.frame_scorers import (
+    check_score_threshold,
     check_scorer,
     importance,
     scorer_config,
@@ -78,7 +79,10 @@ class DiffRes(FrameAnalysis, BaseFrameReduction):
     Args:
         reduction_rate: number of 0 or more, below 1, δ in the paper. The share
             of frames to do without: `round(time * (1 - reduction_rate))` are
-            left.
+            left. It can be set again later, `layer.reduction_rate = 0.5`. A
+            range of two numbers is drawn from at each step of training;
+            elsewhere its middle holds, until a number is set. Under JAX
+            the callback `DrawReductionRate` draws.
         output_frames: integer. How many frames to leave, however long the clip;
             give this or `reduction_rate`. A clip with fewer frames is first
             stretched by repeating each.
@@ -155,7 +159,8 @@ class DiffRes(FrameAnalysis, BaseFrameReduction):
     >>> tuple(layer.analyze(log_mel)["scores"].shape)
     (2, 100)
     >>> outputs = layer(log_mel, lengths=np.array([100, 60]))
-    >>> outputs._keras_mask[..., 0].numpy().sum(axis=1).tolist()
+    >>> mask = keras.ops.convert_to_numpy(outputs._keras_mask[..., 0])
+    >>> mask.sum(axis=1).tolist()
     [25, 15]
 
     Inside a network, features of any kind are merged as they are:
@@ -170,7 +175,7 @@ class DiffRes(FrameAnalysis, BaseFrameReduction):
 
     def __init__(
         self,
-        reduction_rate: float | None = None,
+        reduction_rate: float | Sequence[float] | None = None,
         output_frames: int | None = None,
         log_scale: bool = True,
         features: str | Sequence[str] = FEATURES,
@@ -217,14 +222,7 @@ class DiffRes(FrameAnalysis, BaseFrameReduction):
         self.fill_up = fill_up
         self.split_frames = split_frames
         self.kernel_size = check_positive_integer(kernel_size, "kernel_size")
-        if score_threshold is not None and not (
-            is_number(score_threshold) and 0 <= score_threshold < 1
-        ):
-            raise ValueError(
-                "`score_threshold` must be None or a number of 0 or more, "
-                f"below 1. Received: score_threshold={score_threshold}"
-            )
-        self.score_threshold = score_threshold
+        self.score_threshold = check_score_threshold(score_threshold)
         self.is_adaptive = score_threshold is not None
         if return_warp and reduction_rate is None:
             raise ValueError(
@@ -271,7 +269,7 @@ class DiffRes(FrameAnalysis, BaseFrameReduction):
         )
 
     def call(self, inputs, training=None, mask=None, lengths=None):
-        clips = self._clips(inputs, mask, lengths)
+        clips = self._clips(inputs, mask, lengths, training)
         linear = self._to_linear(clips.spectrogram)
         clips, scores, warp = self._warp(clips, training)
         self._record(clips, scores, linear, training)
@@ -345,11 +343,11 @@ class DiffRes(FrameAnalysis, BaseFrameReduction):
         else:
             merged = warping.weighted_max(linear, warp, output_frames)
             # As loud as the mean where no frame is preferred to another.
-            if self.reduction_rate is None or self.score_threshold is not None:
+            if clips.reduction_rate is None or self.is_adaptive:
                 rate = clips.rate(scores)
                 merged = merged / ops.reshape(rate, (-1, 1, 1))
             else:
-                merged = merged / (1 - self.reduction_rate)
+                merged = merged / (1 - clips.reduction_rate)
         return self._from_linear(merged, linear, clips.mask)
 
     def _guide_loss_and_activeness(self, clips, scores, linear):

@@ -4,6 +4,8 @@ Reference: Liu et al., [Learning the spectrogram temporal resolution for audio
 classification](https://arxiv.org/abs/2210.01719), 2022, section 3.1.
 """
 
+from collections.abc import Sequence
+
 import keras
 import numpy as np
 from keras import ops
@@ -176,7 +178,7 @@ class ConvAvgPool(BaseFrameReduction):
 
     def __init__(
         self,
-        reduction_rate: float | None = None,
+        reduction_rate: float | Sequence[float] | None = None,
         output_frames: int | None = None,
         log_scale: bool = True,
         kernel_size: int = 5,
@@ -205,7 +207,7 @@ class ConvAvgPool(BaseFrameReduction):
 
 
 def all_frames(
-    reduction_rate: float | None = None,
+    reduction_rate: float | Sequence[float] | None = None,
     output_frames: int | None = None,
     name: str | None = None,
 ) -> keras.layers.Layer:

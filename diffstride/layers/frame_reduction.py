@@ -5,13 +5,16 @@ The documentation of the arguments is with the layers in
 """
 
 import typing
+from collections.abc import Sequence
 
 import keras
 import numpy as np
 from keras import ops
 
+from diffstride.layers.frame_rate import FrameRate, check_reduction_rate
+from diffstride.layers.graph_sizes import sizes_can_follow
 from diffstride.ops import frame_scores
-from diffstride.validation import check_positive_integer, is_number
+from diffstride.validation import check_positive_integer
 
 # Clip log-mel values to ±80, because exp() overflows float32 above 88.
 LOG_RANGE = 80.0
@@ -29,6 +32,8 @@ class Clips(typing.NamedTuple):
             every clip has all.
         repeats: integer, scalar tensor, or integers (batch,). How often each
             frame of the input was repeated, where it had too few.
+        reduction_rate: number, or scalar tensor, or None. The rate of this
+            call.
     """
 
     spectrogram: typing.Any
@@ -36,6 +41,7 @@ class Clips(typing.NamedTuple):
     output_frames: typing.Any
     used: typing.Any = None
     repeats: typing.Any = 1
+    reduction_rate: typing.Any = None
 
     @property
     def counts(self):
@@ -69,7 +75,7 @@ class BaseFrameReduction(keras.layers.Layer):
 
     def __init__(
         self,
-        reduction_rate: float | None = None,
+        reduction_rate: float | Sequence[float] | None = None,
         output_frames: int | None = None,
         log_scale: bool = True,
         **kwargs,
@@ -87,20 +93,45 @@ class BaseFrameReduction(keras.layers.Layer):
             output_frames = check_positive_integer(
                 output_frames, "output_frames"
             )
-        elif is_number(reduction_rate) and 0 <= reduction_rate < 1:
-            reduction_rate = float(reduction_rate)
-        else:
-            raise ValueError(
-                "`reduction_rate` must be a number of 0 or more, below 1. "
-                f"Received: reduction_rate={reduction_rate}"
-            )
-        self.reduction_rate = reduction_rate
         self.output_frames = output_frames
+        self.frame_rate = self._seed_generator = None
+        if reduction_rate is not None:
+            self.frame_rate = FrameRate(check_reduction_rate(reduction_rate))
+            self._set_up_range()
         self.log_scale = log_scale
         self.input_spec = keras.layers.InputSpec(min_ndim=3, max_ndim=4)
         self.supports_masking = True
         # From a call to the `compute_mask` that follows it.
         self._output_mask = None
+
+    @property
+    def reduction_rate(self):
+        return None if self.frame_rate is None else self.frame_rate.value
+
+    @reduction_rate.setter
+    def reduction_rate(self, value):
+        if self.frame_rate is None:
+            raise ValueError(
+                "`reduction_rate` must be given to the constructor, in the "
+                "place of `output_frames`, to be set later. "
+                f"Received: reduction_rate={value} for layer '{self.name}'"
+            )
+        value = check_reduction_rate(value)
+        if isinstance(value, tuple) and self.built and not self._seed_generator:
+            raise ValueError(
+                "`reduction_rate` must be a range from the beginning, to be "
+                "one now: a layer that is built takes no new random state. "
+                f"Received: reduction_rate={value} for layer '{self.name}'"
+            )
+        self.frame_rate.set(value)
+        self._set_up_range()
+
+    def _set_up_range(self):
+        is_range = self.frame_rate.is_range
+        if is_range and self._seed_generator is None:
+            self._seed_generator = keras.random.SeedGenerator()
+        # XLA cannot know a number of frames that a graph draws.
+        self.supports_jit = not (is_range and sizes_can_follow())
 
     def _check_input_shape(self, input_shape):
         """Raises an error for a wrong shape; returns the number of mels."""
@@ -123,7 +154,7 @@ class BaseFrameReduction(keras.layers.Layer):
         )
 
     def call(self, inputs, training=None, mask=None, lengths=None):
-        clips = self._clips(inputs, mask, lengths)
+        clips = self._clips(inputs, mask, lengths, training)
         return self._outputs(clips, self._features(clips, training))
 
     def _features(self, clips, training):
@@ -164,12 +195,7 @@ class BaseFrameReduction(keras.layers.Layer):
         mask, self._output_mask = self._output_mask, None
         return mask
 
-    def _output_frames(self, frames):
-        if self.output_frames is not None:
-            return self.output_frames
-        return frame_scores.reduced_frames(frames, self.reduction_rate)
-
-    def _clips(self, inputs, mask=None, lengths=None):
+    def _clips(self, inputs, mask=None, lengths=None, training=False):
         """The `Clips` of a call."""
         if inputs.shape[1] == 0:
             raise ValueError(
@@ -183,21 +209,28 @@ class BaseFrameReduction(keras.layers.Layer):
             spectrogram = ops.clip(spectrogram, -LOG_RANGE, LOG_RANGE)
         frames = ops.shape(spectrogram)[1]
         mask = _joined_mask(mask, lengths, frames)
-        if mask is None:
-            return self._stretched(spectrogram, self._output_frames(frames))
-        spectrogram = ops.where(mask[..., None], spectrogram, 0.0)
-        if self.output_frames is not None:
+        if mask is not None:
+            spectrogram = ops.where(mask[..., None], spectrogram, 0.0)
+        if self.frame_rate is None:
+            if mask is None:
+                return self._stretched(spectrogram)
             return self._stretched_one_by_one(spectrogram, mask)
-        counts = ops.sum(ops.cast(mask, "int32"), axis=1)
-        used = frame_scores.reduced_frames(counts, self.reduction_rate, frames)
-        # A clip that is all padding has no output frame.
-        used = ops.minimum(used, counts)
-        return Clips(spectrogram, mask, self._output_frames(frames), used)
+        rate = self.frame_rate.in_graph(
+            training, self._seed_generator, self.name
+        )
+        output_frames = frame_scores.reduced_frames(frames, rate)
+        used = None
+        if mask is not None:
+            counts = ops.sum(ops.cast(mask, "int32"), axis=1)
+            used = frame_scores.reduced_frames(counts, rate, frames)
+            # A clip that is all padding has no output frame.
+            used = ops.minimum(used, counts)
+        return Clips(
+            spectrogram, mask, output_frames, used, reduction_rate=rate
+        )
 
-    def _stretched(self, spectrogram, output_frames):
+    def _stretched(self, spectrogram):
         """Clips whose frames are repeated if there are too few."""
-        if self.output_frames is None:
-            return Clips(spectrogram, None, output_frames)
         frames = ops.shape(spectrogram)[1]
         repeats = self._repeats(frames)
         if isinstance(repeats, int):
@@ -206,10 +239,12 @@ class BaseFrameReduction(keras.layers.Layer):
         else:
             indices = ops.arange(frames * repeats, dtype="int32") // repeats
             spectrogram = ops.take(spectrogram, indices, axis=1)
-        return Clips(spectrogram, None, output_frames, repeats=repeats)
+        return Clips(spectrogram, None, self.output_frames, repeats=repeats)
 
     def _repeats(self, frames):
-        return -(-self._output_frames(frames) // frames)
+        if self.output_frames is None:
+            return 1
+        return -(-self.output_frames // frames)
 
     def _stretched_one_by_one(self, spectrogram, mask):
         """The same for clips that are followed by padding."""
@@ -251,7 +286,11 @@ class BaseFrameReduction(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         mels = self._check_input_shape(input_shape)
-        frames = self._output_frames(input_shape[1])
+        frames = self.output_frames
+        if frames is None and not self.frame_rate.is_range:
+            frames = frame_scores.reduced_frames(
+                input_shape[1], self.frame_rate.value
+            )
         channels = self._channels()
         shape = (input_shape[0], frames, mels)
         return shape if channels is None else (*shape, channels)
@@ -259,7 +298,11 @@ class BaseFrameReduction(keras.layers.Layer):
     def get_config(self):
         return {
             **super().get_config(),
-            "reduction_rate": self.reduction_rate,
+            "reduction_rate": (
+                list(self.reduction_rate)
+                if isinstance(self.reduction_rate, tuple)
+                else self.reduction_rate
+            ),
             "output_frames": self.output_frames,
             "log_scale": self.log_scale,
         }

@@ -7,6 +7,7 @@ from keras import ops
 
 from diffstride.layers.res_conv import ResConv1D, build_all
 from diffstride.ops import frame_scores
+from diffstride.validation import is_number
 
 SCORERS = ("learned", "dissimilarity")
 
@@ -20,6 +21,15 @@ def check_scorer(scorer):
     raise ValueError(
         f"`scorer` must be one of {SCORERS}, a layer or a function. "
         f"Received: scorer={scorer!r}"
+    )
+
+
+def check_score_threshold(value):
+    if value is None or (is_number(value) and 0 <= value < 1):
+        return value
+    raise ValueError(
+        "`score_threshold` must be None or a number of 0 or more, below 1. "
+        f"Received: score_threshold={value}"
     )
 
 

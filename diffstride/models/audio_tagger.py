@@ -44,7 +44,7 @@ def audio_tagger(
     frontend: FrontendArgument = LogMelSpectrogram,
     augmentation: LayerArgument | None = None,
     frame_reduction: LayerArgument | None = None,
-    reduction_rate: float | None = None,
+    reduction_rate: float | Sequence[float] | None = None,
     output_frames: int | None = None,
     weights: str | keras.Model | None = None,
     strides: StageStrides = (1, 2, 2, 2, 1, 2, 1),
@@ -92,8 +92,9 @@ def audio_tagger(
             `diffstride.layers.diffres.DiffRes`, given as the front end is. A
             class or a function is told `log_scale=False` where the outputs of
             the front end are no logarithms.
-        reduction_rate: number. The share of frames to do without, where
-            `frame_reduction` is a class or a function, which is told.
+        reduction_rate: number, or a range of two. The share of frames to do
+            without, where `frame_reduction` is a class or a function, which is
+            told.
         output_frames: integer. How many frames to leave, likewise.
         weights: weights of the EfficientNet to start from: a model of
             `keras.applications` of the same variant, `"imagenet"`, which

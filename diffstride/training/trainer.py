@@ -11,6 +11,7 @@ from diffstride.analysis.complexity import add_complexity_loss
 from diffstride.analysis.keras_graph import sublayers
 from diffstride.data.dataset import Dataset
 from diffstride.layers.filterbank import FREQUENCY_WEIGHTS
+from diffstride.layers.graph_sizes import sizes_can_follow
 from diffstride.training import (
     distribution,
     environment,
@@ -21,6 +22,7 @@ from diffstride.training import (
 )
 from diffstride.training.adaptation import adapt
 from diffstride.training.arguments import check
+from diffstride.training.draw_reduction_rate import DrawReductionRate
 from diffstride.training.label_map_pictures import PredictionPictures
 from diffstride.training.macs_budget import MacsBudget
 from diffstride.training.refresh_sizes import RefreshSizes
@@ -232,6 +234,10 @@ def train(
         costs = StrideCosts(network, data.input_shape)
         budget = MacsBudget(check_target(target_macs, costs), data.input_shape)
         callbacks = [budget, *callbacks]
+    if not sizes_can_follow() and not any(
+        isinstance(callback, DrawReductionRate) for callback in callbacks
+    ):
+        callbacks = [DrawReductionRate(seed=seed), *callbacks]
     if pictures_every:
         callbacks = [
             *callbacks,
