@@ -316,6 +316,7 @@ def test_one_feature_has_no_axis_for_channels():
 def test_features_of_a_network_are_merged_as_they_are():
     x = gradients.random((2, 40, 8))
     layer = DiffRes(0.5, log_scale=False, features="mean")
+    layer.build(x.shape)
     matrix = analyze(layer, x)["warp_matrix"]
     np.testing.assert_allclose(call(layer, x), matrix @ x, atol=1e-5)
 
@@ -566,6 +567,7 @@ def test_extreme_input_is_finite(cls):
 def test_back_to_frames_and_times():
     x = log_mel()
     layer = DiffRes(reduction_rate=0.5)
+    layer.build(x.shape)
     analysis = analyze(layer, x)
     np.testing.assert_array_equal(analysis["output_frames"], [20, 20])
     edges = analysis["edges"]
@@ -579,6 +581,7 @@ def test_back_to_frames_and_times():
         assert np.abs(found[clip] - at).max() < 1
     # In the clip as it came, not as it was stretched.
     short = DiffRes(output_frames=100)
+    short.build(x.shape)
     edges = analyze(short, x)["edges"]
     np.testing.assert_allclose(edges[:, -1], [40, 40])
 
