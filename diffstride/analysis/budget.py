@@ -133,7 +133,8 @@ class StrideCosts:
             costs, exponents = self.exponents(strides)
             direction = costs @ exponents
             if direction.max() > 0:
-                self._search(best, strides, direction / direction.max())
+                direction = direction / direction.max()
+                self._search(best, strides, direction, tolerance)
         if best.error > tolerance:
             # What is left is a matter of single points: change one stride. Or a
             # stride has gone so far beyond the size of its map that a small
@@ -142,14 +143,16 @@ class StrideCosts:
             for reach in (0.5, _REACH):
                 for axis in np.eye(len(strides)):
                     if best.error > tolerance:
-                        self._search(best, strides, axis, reach)
+                        self._search(best, strides, axis, tolerance, reach)
         self.assign(best.strides)
         return best.macs
 
-    def _search(self, best, strides, direction, reach=_REACH):
+    def _search(self, best, strides, direction, tolerance, reach=_REACH):
         """Looks for the target on a line, along which operations fall."""
         low, high = -reach, reach
         for _ in range(_HALVINGS):
+            if best.error <= tolerance:
+                return
             middle = (low + high) / 2
             candidate = np.exp(np.log(strides) + middle * direction)
             candidate = self.within_limits(candidate)
