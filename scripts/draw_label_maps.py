@@ -7,8 +7,8 @@
 Each RUN is the work directory of a run with label maps. The data set is that
 of the first one; `--data` names another `.npz` file, if the data moved. Four
 images are drawn, from all parts of the test split. Each run has a column, with
-the name of its directory. `--classes` names the classes, of which an `.npz` file
-knows only the numbers.
+the name of its directory. `--classes` names the classes, of which an `.npz`
+file knows only the numbers.
 """
 
 import argparse
