@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tiny
 
-from diffstride import DiffStride
+from diffstride import DiffStride, PolyphasePooling
 from diffstride.data.dataset import Dataset
 from diffstride.training import trainer
 from diffstride.training.shift_consistency import ShiftConsistency, move
@@ -69,6 +69,25 @@ def test_images_move_along_the_diagonal():
 def test_an_invariant_model_is_consistent():
     model = invariant_model()
     assert ShiftConsistency(7)(model, lambda: batches(images())) == 1.0
+
+
+def test_polyphase_sampling_is_consistent_by_construction():
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            layers.Conv2D(8, 1, activation="relu"),
+            PolyphasePooling(2),
+            layers.Conv2D(8, 1, activation="relu"),
+            PolyphasePooling(2, "learned"),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(20),
+        ]
+    )
+    # A generator does not know how many batches it makes.
+    consistency = ShiftConsistency(7)(
+        model, lambda: (batch for batch in batches(images(60)))
+    )
+    assert consistency == 1.0
 
 
 def test_an_aliasing_model_is_not():

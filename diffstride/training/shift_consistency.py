@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from diffstride.data.dataset import Dataset, batch_shapes, random_generator
+from diffstride.data.dataset import Dataset, random_generator
 from diffstride.training.refresh_sizes import RefreshSizes
 from diffstride.validation import ConfigError, check_positive_integer
 
@@ -110,7 +110,7 @@ class _MovedImages(keras.utils.PyDataset):
         super().__init__()
         self._make_batches = make_batches
         self._max_shift = max_shift
-        self._length = len(batch_shapes(make_batches()))
+        self._length = _count(make_batches())
 
     def __len__(self):
         return self._length
@@ -127,6 +127,13 @@ class _MovedImages(keras.utils.PyDataset):
         second = (first + step) % (self._max_shift + 1)
         pair = move(images, first), move(images, second)
         return pair, np.zeros(len(images)), *weights
+
+
+def _count(batches):
+    try:
+        return len(batches)
+    except TypeError:  # It is not known before they are made.
+        return sum(1 for _ in batches)
 
 
 def move(images: np.ndarray, shifts: np.ndarray) -> np.ndarray:
