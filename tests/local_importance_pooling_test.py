@@ -37,7 +37,12 @@ def reference(x, logits, window, strides):
 @pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
 @pytest.mark.parametrize(
     "shape, strides, pool_size",
-    [((8, 6), 2, None), ((7, 9), (2, 3), 3), ((1, 1), 2, 3), ((5, 4), 1, 2)],
+    [
+        ((8, 6), 2, None),
+        ((7, 9), (2, 3), 3),
+        ((1, 1), 2, 3),
+        ((5, 4), 1, (2, 2)),
+    ],
 )
 def test_softpool(shape, strides, pool_size, data_format):
     x = 3 * gradients.random((2, *shape, 3))
@@ -45,7 +50,7 @@ def test_softpool(shape, strides, pool_size, data_format):
         strides, pool_size, "input", data_format=data_format
     )
     strides = np.broadcast_to(strides, 2)
-    window = strides if pool_size is None else (pool_size, pool_size)
+    window = strides if pool_size is None else np.broadcast_to(pool_size, 2)
     expected = reference(x, x, window, strides)
     if data_format == "channels_first":
         x, expected = (np.moveaxis(each, -1, 1) for each in (x, expected))
@@ -53,6 +58,14 @@ def test_softpool(shape, strides, pool_size, data_format):
     assert found.shape == layer.compute_output_shape(x.shape)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert not layer.weights
+
+
+def test_without_a_stride_nothing_changes():
+    x = gradients.random((2, 5, 4, 3))
+    layer = LocalImportancePooling(1, pool_size=3)
+    np.testing.assert_array_equal(gradients.apply(layer, x), x)
+    assert not layer.weights and not layer.serves_one_map
+    assert LocalImportancePooling((1, 2), pool_size=3).pool_size == (1, 3)
 
 
 def logits_of(layer, x):

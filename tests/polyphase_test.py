@@ -47,6 +47,13 @@ def test_the_component_with_the_largest_norm(shape, strides, data_format):
     np.testing.assert_array_equal(found, expected)
 
 
+def test_without_a_stride_nothing_changes():
+    x = gradients.random((2, 5, 4, 3))
+    layer = PolyphasePooling(1, "learned")
+    np.testing.assert_array_equal(gradients.apply(layer, x), x)
+    assert not layer.weights and not layer.variables
+
+
 def scores_of(layer, x):
     """The network of the layer, component by component, in NumPy."""
     kernel, bias, last, last_bias = layer.get_weights()[:4]

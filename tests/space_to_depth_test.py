@@ -28,7 +28,7 @@ def reference(x, kernel, strides):
 @pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
 @pytest.mark.parametrize(
     "shape, strides, filters",
-    [((8, 6), 2, None), ((7, 8), (2, 3), 5), ((1, 1), 4, 2), ((3, 5), 1, None)],
+    [((8, 6), 2, None), ((7, 8), (2, 3), 5), ((1, 1), 4, 2), ((3, 5), 1, 2)],
 )
 def test_points_become_channels(shape, strides, filters, data_format):
     x = gradients.random((2, *shape, 3))
@@ -41,6 +41,13 @@ def test_points_become_channels(shape, strides, filters, data_format):
     if data_format == "channels_first":
         expected = np.moveaxis(expected, -1, 1)
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_without_a_stride_nothing_changes():
+    x = gradients.random((2, 5, 4, 3))
+    layer = SpaceToDepth(strides=1)
+    np.testing.assert_array_equal(gradients.apply(layer, x), x)
+    assert not layer.weights and not layer.serves_one_map
 
 
 def test_layer_is_what_keras_expects():

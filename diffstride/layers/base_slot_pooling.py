@@ -8,14 +8,16 @@ from diffstride.validation import (
     check_data_format,
     check_floating_point,
     check_integers,
+    is_number,
 )
 
 
 class BaseSlotPooling(keras.layers.Layer):
     """A layer for the pooling slot that divides sizes by integer strides.
 
-    A size of `n` becomes `n / stride`, rounded up, whatever `n` is. A subclass
-    has `_pool`.
+    A size of `n` becomes `n / stride`, rounded up, whatever `n` is. A map with
+    strides of 1 stays as it is, if no argument asks for something else. A
+    subclass has `_pool`.
 
     Attributes:
         serves_one_map: whether the layer has weights for the channels of its
@@ -38,6 +40,16 @@ class BaseSlotPooling(keras.layers.Layer):
         is_last = self.data_format == "channels_last"
         self._axes = (1, 2) if is_last else (2, 3)
         self._channel_axis = 3 if is_last else 1
+
+    def _window_sizes(self, value, name):
+        """Sizes for each axis; a single one is for axes with a stride."""
+        sizes = check_integers(value, name, rank=2)
+        if not is_number(value):
+            return sizes
+        return tuple(
+            1 if stride == 1 else size
+            for size, stride in zip(sizes, self.strides, strict=True)
+        )
 
     def call(self, inputs):
         self._check_floating(inputs)

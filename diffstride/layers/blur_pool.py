@@ -7,7 +7,6 @@ from keras import ops
 
 from diffstride.layers.base_slot_pooling import BaseSlotPooling
 from diffstride.ops.borders import extend
-from diffstride.validation import check_integers, is_number
 
 _LARGEST_FILTER = 7
 
@@ -25,8 +24,8 @@ class BlurPool(BaseSlotPooling):
     steps of one point. This is max pooling in which the blur takes the place of
     the stride ("MaxBlurPool").
 
-    The layer has no weights. An axis with a stride of 1 stays as it is, if
-    nothing else is asked for by a tuple of sizes.
+    The layer has no weights. An axis with a stride of 1 stays as it is, unless
+    a tuple of sizes asks for something else.
 
     Args:
         strides: integer, or tuple of two. Downsampling factor of each axis.
@@ -35,9 +34,8 @@ class BlurPool(BaseSlotPooling):
             along each axis. 1 is no filter. A single integer is for the axes
             that have a stride above 1. Filters of even size move the map by
             half a point. Defaults to 3.
-        max_pool_size: integer, tuple of two, or None for the `strides`. Size of
-            the windows whose maximum is blurred. Defaults to 1, without
-            maximum.
+        max_pool_size: as `filter_size`, or None for the `strides`. Size of the
+            windows whose maximum is blurred. Defaults to 1, without maximum.
         data_format: `"channels_last"`, `"channels_first"` or None. Defaults to
             `keras.config.image_data_format()`.
 
@@ -72,22 +70,15 @@ class BlurPool(BaseSlotPooling):
         **kwargs,
     ):
         super().__init__(strides, data_format, **kwargs)
-        sizes = check_integers(filter_size, "filter_size", rank=2)
-        if max(sizes) > _LARGEST_FILTER:
+        self.filter_size = self._window_sizes(filter_size, "filter_size")
+        if max(self.filter_size) > _LARGEST_FILTER:
             raise ValueError(
                 f"`filter_size` must be at most {_LARGEST_FILTER}. "
                 f"Received: filter_size={filter_size}"
             )
-        self.filter_size = sizes
-        if is_number(filter_size):
-            self.filter_size = tuple(
-                1 if stride == 1 else size
-                for size, stride in zip(sizes, self.strides, strict=True)
-            )
-        self.max_pool_size = check_integers(
+        self.max_pool_size = self._window_sizes(
             self.strides if max_pool_size is None else max_pool_size,
             "max_pool_size",
-            rank=2,
         )
 
     def _pool(self, inputs):

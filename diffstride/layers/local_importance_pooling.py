@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from diffstride.layers.base_slot_pooling import BaseSlotPooling
-from diffstride.validation import check_choice, check_integers
+from diffstride.validation import check_choice
 
 # The largest logarithm of a learned weight. The smallest one is 0.
 _LARGEST_LOGIT = 12.0
@@ -34,8 +34,9 @@ class LocalImportancePooling(BaseSlotPooling):
         strides: integer, or tuple of two. Downsampling factor of each axis.
             Defaults to 2.
         pool_size: integer, tuple of two, or None for the `strides`. Size of the
-            window. LIP was published with 3 for strides of 2, SoftPool with 2.
-            Defaults to None.
+            window. A single integer is for the axes that have a stride above 1.
+            LIP was published with 3 for strides of 2, SoftPool with 2. Defaults
+            to None.
         importance: `"learned"` or `"input"`.
         data_format: `"channels_last"`, `"channels_first"` or None. Defaults to
             `keras.config.image_data_format()`.
@@ -73,18 +74,18 @@ class LocalImportancePooling(BaseSlotPooling):
         **kwargs,
     ):
         super().__init__(strides, data_format, **kwargs)
-        self.pool_size = check_integers(
-            self.strides if pool_size is None else pool_size,
-            "pool_size",
-            rank=2,
+        self.pool_size = self._window_sizes(
+            self.strides if pool_size is None else pool_size, "pool_size"
         )
         self.importance = check_choice(
             importance, "importance", ("learned", "input")
         )
-        self.serves_one_map = importance == "learned"
+        # A window of one point has its value, whatever its weight is.
+        has_windows = max(self.pool_size) > 1
+        self.serves_one_map = importance == "learned" and has_windows
 
     def build(self, input_shape):
-        if self.importance == "input":
+        if not self.serves_one_map:
             return
         self.convolution = keras.layers.Conv2D(
             input_shape[self._channel_axis],
@@ -106,6 +107,8 @@ class LocalImportancePooling(BaseSlotPooling):
         self.normalization.build(input_shape)
 
     def _pool(self, inputs):
+        if max(self.pool_size) == 1:
+            return self._average(inputs)
         # Products with such weights are beyond what float16 can hold.
         x = ops.cast(inputs, "float32")
         weights = self._weights(inputs)

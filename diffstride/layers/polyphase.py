@@ -112,7 +112,8 @@ class PolyphasePooling(BaseSlotPooling):
         self.temperature = temperature
         self.seed = seed
         self.input_spec = None  # There may be several maps.
-        if choice == "learned":
+        self._is_learned = choice == "learned" and self.strides != (1, 1)
+        if self._is_learned:
             self.seed_generator = keras.random.SeedGenerator(seed)
 
     def build(self, input_shape):
@@ -123,7 +124,7 @@ class PolyphasePooling(BaseSlotPooling):
                     "`inputs` must be one map, or a list of them, each of four "
                     f"axes. Received: input_shape={input_shape}"
                 )
-        if self.choice == "learned":
+        if self._is_learned:
             channels = shapes[0][self._channel_axis]
             self.convolution = keras.layers.Conv2D(
                 self.hidden_channels,

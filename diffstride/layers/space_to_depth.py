@@ -15,7 +15,8 @@ class SpaceToDepth(BaseSlotPooling):
     Windows are as large as the strides, so that every point of the input
     reaches the convolution. Both steps together are a convolution whose kernel
     is as large as its strides, and this is how they are computed. The
-    convolution has no bias: a normalization should follow.
+    convolution has no bias: a normalization should follow. With strides of 1,
+    and without `filters`, a map stays as it is.
 
     Args:
         strides: integer, or tuple of two. Downsampling factor of each axis.
@@ -48,8 +49,6 @@ class SpaceToDepth(BaseSlotPooling):
         https://arxiv.org/abs/2208.03641), ECML PKDD 2022.
     """
 
-    serves_one_map = True
-
     def __init__(
         self,
         strides: int | Sequence[int] = 2,
@@ -62,8 +61,11 @@ class SpaceToDepth(BaseSlotPooling):
         if filters is not None:
             filters = check_positive_integer(filters, "filters")
         self.filters = filters
+        self.serves_one_map = self.strides != (1, 1) or filters is not None
 
     def build(self, input_shape):
+        if not self.serves_one_map:
+            return
         self.convolution = keras.layers.Conv2D(
             self.filters or input_shape[self._channel_axis],
             self.strides,
@@ -77,7 +79,7 @@ class SpaceToDepth(BaseSlotPooling):
         self.convolution.build(input_shape)
 
     def _pool(self, inputs):
-        return self.convolution(inputs)
+        return self.convolution(inputs) if self.serves_one_map else inputs
 
     def compute_output_shape(self, input_shape):
         shape = list(super().compute_output_shape(input_shape))
