@@ -1,13 +1,16 @@
-"""Draws what DiffRes does to a clip, and how it learned.
+"""Draws what DiffRes does to a clip, how it learned, and filters that learned.
 
     python -m diffstride.plot clip RUN/model.keras clip.wav --output a.png
     python -m diffstride.plot curves RUN_1 RUN_2 --output b.png
+    python -m diffstride.plot filters RUN/model.keras --output c.png
 
 The first draws the importance scores, the spectrogram before and after, the
 resolution encoding and the warp matrix (Figures 4, 12 and 13 of the paper). The
 clip is a sound file or, as an array in a .npy file, one input of the model. The
 second draws activeness, guide loss and test score by epoch, a line for each run
-(Figures 6, 7 and 8).
+(Figures 6, 7 and 8). The third draws the filters of a front end such as `LEAF`
+before and after training: the power with which each band passes each frequency;
+and how far the maximum of each band moved, and how much wider it became.
 """
 
 import argparse
@@ -25,7 +28,14 @@ from matplotlib.figure import Figure
 from diffstride.data import sounds
 
 # Models are loaded that consist of these layers.
-from diffstride.layers import pooling  # noqa: F401
+from diffstride.layers import (  # noqa: F401
+    leaf,
+    log_mel,
+    pcen,
+    pooling,
+    sinc_filterbank,
+    time_domain_filterbank,
+)
 from diffstride.layers.diffres import DiffRes
 from diffstride.layers.frontend import BaseFrontend
 from diffstride.models import (  # noqa: F401
@@ -122,6 +132,88 @@ def draw_curves(histories, path):
     figure.savefig(path, dpi=150)
 
 
+def draw_filters(layer, path):
+    """Draws the filters of a front end before and after its training.
+
+    Args:
+        layer: a front end with weights. Those that it began with follow from
+            its arguments.
+        path: the file to write.
+    """
+    first = type(layer).from_config(layer.get_config())
+    first.build((None, None))
+    figure = Figure(figsize=(12, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    *panels, changes = figure.subplots(1, 3)
+    shapes = []
+    for panel, title, each in zip(
+        panels,
+        ("before training", "after training"),
+        (first, layer),
+        strict=True,
+    ):
+        frequencies, responses = each.frequency_responses()
+        decibels = 10 * np.log10(responses.T + 1e-12)
+        panel.plot(frequencies, decibels, linewidth=0.7)
+        top = decibels.max()
+        panel.set(title=title, xlabel="Hz", ylabel="dB", ylim=(top - 50, top))
+        # As a mel scale, nearly: linear below, logarithmic above.
+        panel.set_xscale(
+            "function",
+            functions=(
+                lambda f: np.log1p(f / 700),
+                lambda m: 700 * np.expm1(m),
+            ),
+        )
+        panel.set_xlim(0, frequencies[-1])
+        octaves = 125 * 2 ** np.arange(1, 10)
+        panel.set_xticks(octaves[octaves <= frequencies[-1]])
+        panel.tick_params("x", rotation=60)
+        peaks, lower, upper = peaks_and_edges(frequencies, responses)
+        step = frequencies[1]
+        shapes.append((np.maximum(peaks, step), upper - lower + step))
+    moves = [100 * (new / old - 1) for old, new in zip(*shapes, strict=True)]
+    for name, move in zip(("maximum", "width at half"), moves, strict=True):
+        changes.plot(move, ".-", label=f"{name}: {np.median(abs(move)):.1f} %")
+    changes.set(title="change by training, %", xlabel="band")
+    changes.legend(fontsize="small", title="median of the size")
+    changes.grid(alpha=0.3)
+    figure.suptitle(f"{type(layer).__name__}, {len(peaks)} bands")
+    figure.savefig(path, dpi=150)
+
+
+def peaks_and_edges(frequencies, responses):
+    """Where each band passes most, and the stretch with half of that or more.
+
+    Args:
+        frequencies: array (frequencies,).
+        responses: array (bands, frequencies) of powers.
+
+    Returns:
+        Three arrays (bands,): the maximum and both ends of the stretch.
+    """
+    found = []
+    for response in responses:
+        peak = response.argmax()
+        below = np.flatnonzero(response < response[peak] / 2)
+        before, after = below[below < peak], below[below > peak]
+        lower = before[-1] + 1 if before.size else 0
+        upper = after[0] - 1 if after.size else len(response) - 1
+        found.append(frequencies[[peak, lower, upper]])
+    return np.transpose(found)
+
+
+def learned_frontend(model):
+    """The front end of a model, whose weights were trained."""
+    for layer in model.layers:
+        if isinstance(layer, BaseFrontend) and layer.weights:
+            return layer
+    raise ValueError(
+        "The model must have a front end with weights, such as LEAF, among its "
+        f"own layers. Received: {[layer.name for layer in model.layers]}"
+    )
+
+
 def diffres_and_input(model, clip):
     """The DiffRes of a model, and what it receives of one input."""
     for layer in model.layers:
@@ -170,7 +262,9 @@ def main():
     clip.add_argument("clip", type=pathlib.Path)
     curves = commands.add_parser("curves", help="learning curves of runs")
     curves.add_argument("runs", type=pathlib.Path, nargs="+")
-    for command in (clip, curves):
+    filters = commands.add_parser("filters", help="filters that were trained")
+    filters.add_argument("model", type=pathlib.Path)
+    for command in (clip, curves, filters):
         command.add_argument("--output", type=pathlib.Path, required=True)
     args = parser.parse_args()
     try:
@@ -184,6 +278,9 @@ def draw(args):
         model = keras.saving.load_model(args.model, compile=False)
         sample = read_clip(args.clip, model)
         draw_clip(*diffres_and_input(model, sample), args.output)
+    elif args.command == "filters":
+        model = keras.saving.load_model(args.model, compile=False)
+        draw_filters(learned_frontend(model), args.output)
     else:
         histories = {
             run.name: [

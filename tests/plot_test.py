@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 
+from diffstride import LEAF, SincFilterbank, TimeDomainFilterbank
 from diffstride.layers.diffres import DiffRes
 from diffstride.layers.log_mel import LogMelSpectrogram
 
@@ -82,9 +83,35 @@ def test_curves_of_runs(tmp_path, monkeypatch):
         run(monkeypatch, "curves", tmp_path, "--output", tmp_path / "a.png")
 
 
+@pytest.mark.parametrize("make", [LEAF, SincFilterbank, TimeDomainFilterbank])
+def test_filters_before_and_after(make, tmp_path, monkeypatch):
+    layer = make(sample_rate=4000, num_filters=6, fmax=None)
+    model = keras.Sequential([keras.Input((800,)), layer])
+    model.save(tmp_path / "model.keras")
+    arguments = (tmp_path / "model.keras", "--output", tmp_path / "a.png")
+    run(monkeypatch, "filters", *arguments)
+    same = pixels(tmp_path / "a.png")
+    weight = layer.trainable_weights[0]
+    weight.assign(0.9 * keras.ops.convert_to_numpy(weight)[::-1])
+    model.save(tmp_path / "model.keras")
+    run(monkeypatch, "filters", *arguments)
+    moved = pixels(tmp_path / "a.png")
+    assert same.std() > 0.05 and np.abs(moved - same).mean() > 0.003
+
+
+def test_peaks_and_edges():
+    frequencies = np.arange(6) * 10.0
+    responses = np.array([[0, 1, 5, 9, 5, 9.5], [4, 3, 1, 0, 0, 0]])
+    peaks, lower, upper = plot.peaks_and_edges(frequencies, responses)
+    assert peaks.tolist() == [50, 0]
+    assert lower.tolist() == [20, 0] and upper.tolist() == [50, 10]
+
+
 def test_models_that_cannot_be_drawn(tmp_path):
     model = keras.Sequential([keras.Input((20, 8)), keras.layers.ReLU()])
     with pytest.raises(ValueError, match="must have a DiffRes among"):
         plot.diffres_and_input(model, np.zeros((20, 8)))
+    with pytest.raises(ValueError, match="must have a front end with weights"):
+        plot.learned_frontend(model)
     with pytest.raises(ValueError, match="takes spectrograms, not sounds"):
         plot.read_clip(tmp_path / "clip.wav", model)

@@ -18,7 +18,7 @@ FREQUENCY_WEIGHTS = (
 )
 
 # Frequencies at which `frequency_responses` looks, per point of a filter.
-_RESPONSE_FACTOR = 4
+_RESPONSE_FACTOR = 64
 
 
 class FilterGroup(typing.NamedTuple):
