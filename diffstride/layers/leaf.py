@@ -37,7 +37,7 @@ class LEAF(BaseFilterbank):
     parameters for each band. At the start the filters are those of a mel
     spectrogram.
 
-    The layer computes 2 filters for each band at every sample, 514 million
+    The layer computes 2 filters for each band at every sample, 512 million
     multiply-accumulates for 40 bands and a second at 16 kHz. With `num_groups`
     it computes the same more cheaply: neighbouring bands form groups, and
     each group has filters as short, and as far apart, as its bandwidths allow
