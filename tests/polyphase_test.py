@@ -158,6 +158,7 @@ def test_gradients():
         assert (one != two).any(), name
 
 
+@pytest.mark.tensorflow
 def test_training_explores():
     x = np.tile(gradients.random((1, 4, 4, 1)), (100, 1, 1, 1))
     layer = PolyphasePooling(2, "learned", seed=3)

@@ -243,9 +243,8 @@ def test_each_stage_may_have_a_slot_of_its_own(build):
 
 
 @pytest.mark.tensorflow
-@pytest.mark.parametrize("order", ["after", "before"])
 @pytest.mark.parametrize("build", MODELS, ids=MODEL_NAMES)
-def test_models_take_layers_with_weights_and_with_choices(build, order):
+def test_models_take_layers_with_weights_and_with_choices(build):
     """Also where a residual block pools maps of different channels."""
     poolings = [
         functools.partial(PolyphasePooling, choice="learned"),
@@ -253,7 +252,8 @@ def test_models_take_layers_with_weights_and_with_choices(build, order):
         SpaceToDepth,
         functools.partial(BlurPool, max_pool_size=None),
     ]
-    model = build(pooling_cls=poolings, pooling_order=order)
+    orders = ["after", "before", "after", "before"]
+    model = build(pooling_cls=poolings, pooling_order=orders)
     outputs = gradients.value(model, np.ones((2, 32, 32, 3), "float32"))
     assert np.isfinite(outputs).all()
     found = {
