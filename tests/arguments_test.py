@@ -42,7 +42,7 @@ def train(workdir="here", **arguments):
         ("metrics", ["acc", [keras.metrics.AUC()]], "a list of functions"),
         ("complexity_weight", [-1, np.inf, None, True], "a finite number"),
         ("target_macs", [0, -2, "half"], "a positive number, or None"),
-        ("frequency_rate", [-1, np.inf], "a finite number of 0 or more"),
+        ("filter_rate", [-1, np.inf], "a finite number of 0 or more"),
         ("stride_rate", [-1, np.inf, None], "a finite number of 0 or more"),
         ("dtype_policy", ["float31"], "one that Keras knows"),
         ("jit_compile", ["yes", 1, None], "True, False or 'auto'"),

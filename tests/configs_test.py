@@ -491,10 +491,10 @@ def test_any_front_end_goes_with_any_model(frontend, model):
 
 
 @pytest.mark.tensorflow
-def test_frequencies_have_a_learning_rate_of_their_own(tmp_path, data_dir):
+def test_filters_have_a_learning_rate_of_their_own(tmp_path, data_dir):
     files = ["studies/speech_small.gin", "frontends/leaf_efficient.gin"]
     files.append("pooling/strided.gin")
-    bindings = ["train.train.frequency_rate = 0.0"]
+    bindings = ["train.train.filter_rate = 0.0"]
     train_a_step(files, tmp_path, data_dir, bindings)
     model = keras.saving.load_model(tmp_path / "model.keras")
     layer = model.get_layer("frontend")

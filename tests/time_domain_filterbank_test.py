@@ -14,7 +14,7 @@ TINY = {"sample_rate": 1000, "num_filters": 3, "fmin": 60, "fmax": 450}
 
 def reference(layer, waveform):
     """Frames of one clip, from the filters of a layer."""
-    kernel = keras.ops.convert_to_numpy(layer.kernel)
+    kernel = keras.ops.convert_to_numpy(layer.filters)
     bands = kernel.shape[1] // 2
     window = round(layer.sample_rate * layer.window_ms / 1000)
     hop = round(layer.sample_rate * layer.hop_ms / 1000)
@@ -54,8 +54,8 @@ def test_values_of_the_formulas(window_ms, center, filter_stride):
         window_ms=window_ms, center=center, filter_stride=filter_stride, **TINY
     )
     layer.build((None, None))
-    kernel = keras.ops.convert_to_numpy(layer.kernel)
-    layer.kernel.assign(kernel + 0.05 * random(kernel.shape))
+    kernel = keras.ops.convert_to_numpy(layer.filters)
+    layer.filters.assign(kernel + 0.05 * random(kernel.shape))
     waveform = 0.3 * random((1, 90))
     np.testing.assert_allclose(
         value(layer, waveform)[0, ..., 0],

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tiny
 
+from diffstride import LEAF, TimeDomainFilterbank
 from diffstride.data.arrays import from_arrays
 from diffstride.data.dataset import Batches, Dataset
 from diffstride.models.audio_cnn import audio_cnn
@@ -205,8 +206,29 @@ def test_heads_of_their_own(tmp_path):
     assert row["strides"] == {} and not (tmp_path / "strides.png").exists()
 
 
-def test_weight_decay_spares_strides_biases_and_normalisations():
-    model = tiny.model(3, (16, 16, 1))
+def sounds(make):
+    """A small front end and a classifier."""
+    return keras.Sequential(
+        [
+            keras.Input((90,)),
+            make(sample_rate=1000, num_filters=3, fmax=None),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(2),
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    "make, kernels",
+    [
+        (lambda: tiny.model(3, (16, 16, 1)), 2),
+        (lambda: sounds(LEAF), 1),
+        (lambda: sounds(TimeDomainFilterbank), 1),
+    ],
+    ids=["strides", "LEAF", "filters"],
+)
+def test_weight_decay_spares_all_but_kernels(make, kernels):
+    model = make()
     optimizer = trainer._build_optimizer(
         functools.partial(keras.optimizers.SGD, weight_decay=0.1), 1.0, model
     )
@@ -222,7 +244,7 @@ def test_weight_decay_spares_strides_biases_and_normalisations():
         )
         if not np.array_equal(variable, value)
     ]
-    assert decayed == ["kernel", "kernel"]
+    assert decayed == ["kernel"] * kernels
 
 
 def test_no_checkpoint_to_evaluate(tmp_path):

@@ -9,8 +9,10 @@ from diffstride.layers.frontend import BaseFrontend, check_band_limits
 from diffstride.layers.limits import Limits
 from diffstride.validation import check_positive_integer
 
-# Names of the weights that say where a filter is, and how wide.
-FREQUENCY_WEIGHTS = (
+# Names of the weights of filters. They learn at a rate of their own, without a
+# weight decay, which would move them to no purpose.
+FILTER_WEIGHTS = (
+    "filters",
     "log_center_frequencies",
     "log_low_frequencies",
     "log_bandwidths",

@@ -119,9 +119,10 @@ class SincFilterbank(BaseFilterbank):
         """Upper edge of each band in hertz, at most half the sample rate, a
         tensor."""
         widths = ops.exp(ops.convert_to_tensor(self.log_bandwidths))
-        return ops.minimum(
-            self.low_frequencies() + widths, self.sample_rate / 2
-        )
+        edges = self.low_frequencies() + widths
+        # Gradients pass the limit, so that a band at it can become narrower.
+        beyond = ops.maximum(edges - self.sample_rate / 2, 0)
+        return edges - ops.stop_gradient(beyond)
 
     def _kernel(self, group):
         return sinc_filters(

@@ -19,6 +19,11 @@ class TimeDomainFilterbank(BaseFilterbank):
     of this energy plus `log_offset`. At the start the filters are Gabor filters
     that are like the triangles of a mel spectrogram, and so is the result.
 
+    The entries of `filters`, the weight, are small: those of a band that is 70
+    Hz wide are 0.005 and less. An optimizer such as Adam moves all entries
+    equally far, which adds noise to them at the learning rate of a network;
+    `diffstride.set_weight_rates` can give them a smaller one.
+
     All of it is computed in float32 under every dtype policy. The output is a
     logarithm, as that of `LogMelSpectrogram`, and `DiffRes` takes it so.
 
@@ -103,8 +108,8 @@ class TimeDomainFilterbank(BaseFilterbank):
         centers, bandwidths = mel_bands(self.fmin, self._fmax, self.num_filters)
         bandwidths = np.maximum(bandwidths, self.sample_rate / self._taps)
         deviations = WIDTH_PRODUCT * self.sample_rate / bandwidths
-        self.kernel = self.add_weight(
-            name="kernel",
+        self.filters = self.add_weight(
+            name="filters",
             shape=(self._taps, 2 * self.num_filters),
             initializer=lambda shape, dtype: gabor_filters(
                 ops.convert_to_tensor(centers / self.sample_rate, dtype),
@@ -116,7 +121,7 @@ class TimeDomainFilterbank(BaseFilterbank):
         )
 
     def _kernel(self, group):
-        return ops.convert_to_tensor(self.kernel)
+        return ops.convert_to_tensor(self.filters)
 
     def _features(self, waveforms):
         (group,) = self._groups

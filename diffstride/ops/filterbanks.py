@@ -27,7 +27,7 @@ MELS_PER_LOG = 1127.0
 WIDTH_PRODUCT = math.sqrt(2 * math.log(2)) / math.pi
 
 # Frames that `running_mean` smooths by one matrix.
-BLOCK = 128
+BLOCK = 64
 
 
 def mel_points(fmin: float, fmax: float, count: int) -> np.ndarray:

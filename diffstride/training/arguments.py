@@ -131,7 +131,7 @@ _MUST_BE = {
         "a finite number of 0 or more",
         lambda value: is_number(value) and 0 <= value < math.inf,
     ),
-    "frequency_rate": (
+    "filter_rate": (
         "a finite number of 0 or more",
         lambda value: is_number(value) and 0 <= value < math.inf,
     ),

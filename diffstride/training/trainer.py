@@ -10,7 +10,7 @@ from diffstride.analysis.budget import StrideCosts, check_target
 from diffstride.analysis.complexity import add_complexity_loss
 from diffstride.analysis.keras_graph import sublayers
 from diffstride.data.dataset import Dataset
-from diffstride.layers.filterbank import FREQUENCY_WEIGHTS
+from diffstride.layers.filterbank import FILTER_WEIGHTS
 from diffstride.layers.graph_sizes import sizes_can_follow
 from diffstride.training import (
     distribution,
@@ -57,7 +57,7 @@ def train(
     complexity_weight: float = 0.0,
     target_macs: float | None = None,
     stride_rate: float = 1.0,
-    frequency_rate: float = 1.0,
+    filter_rate: float = 1.0,
     dtype_policy: str = "float32",
     jit_compile: bool | str = "auto",
     deterministic: bool = False,
@@ -97,8 +97,8 @@ def train(
         seed: integer. Seed of the weights, of dropout, and of the data set.
         num_epochs: integer.
         optimizer: function of `learning_rate`, like `keras.optimizers.SGD`.
-            A weight decay it applies spares strides, biases and the parameters
-            of normalisations.
+            A weight decay it applies spares strides, biases, the parameters
+            of normalisations and the filters of a front end.
         learning_rate: number, a schedule of Keras, which counts steps, or a
             function of `steps_per_epoch` and `num_epochs` (see
             `diffstride.training.schedules`).
@@ -116,8 +116,9 @@ def train(
             cost, or, below 100, a ratio to those of the model at its start:
             strides learn under this budget (see `MacsBudget`).
         stride_rate: number. Factor of the learning rate for strides.
-        frequency_rate: number. Factor of the learning rate for the frequencies
-            and widths of a front end such as `LEAF`.
+        filter_rate: number. Factor of the learning rate for the filters of a
+            front end: frequencies and widths of `LEAF` and `SincFilterbank`,
+            all of a `TimeDomainFilterbank`.
         dtype_policy: string. `"mixed_bfloat16"` and `"mixed_float16"` train in
             mixed precision, the latter with a loss scale that adapts itself.
         jit_compile: boolean or `"auto"`. Whether XLA compiles the model, as in
@@ -202,7 +203,7 @@ def train(
             rate = rate(steps_per_epoch=data.train_steps, num_epochs=num_epochs)
         network.compile(
             optimizer=_build_optimizer(
-                optimizer, rate, network, stride_rate, frequency_rate
+                optimizer, rate, network, stride_rate, filter_rate
             ),
             loss=losses_and_metrics.build_loss(
                 network,
@@ -282,17 +283,19 @@ def train(
     return run.progress.history
 
 
-def _build_optimizer(
-    optimizer, rate, model, stride_rate=1.0, frequency_rate=1.0
-):
+def _build_optimizer(optimizer, rate, model, stride_rate=1.0, filter_rate=1.0):
     optimizer = optimizer(learning_rate=rate)
     factors = {"strides": stride_rate}
-    factors |= dict.fromkeys(FREQUENCY_WEIGHTS, frequency_rate)
+    factors |= dict.fromkeys(FILTER_WEIGHTS, filter_rate)
     if set(factors.values()) != {1}:
         set_weight_rates(optimizer, factors)
     if optimizer.weight_decay:
         optimizer.exclude_from_weight_decay(
-            var_list=[v for v in model.trainable_variables if len(v.shape) < 2]
+            var_list=[
+                v
+                for v in model.trainable_variables
+                if len(v.shape) < 2 or v.name in FILTER_WEIGHTS
+            ]
         )
     return optimizer
 
