@@ -223,6 +223,25 @@ def test_a_class_is_told_how_many_frames_to_leave(options, frames):
     assert layer.output.shape == (None, frames, 32, 3)
 
 
+def test_the_rate_of_a_trained_model_is_set_again(tmp_path):
+    """The network behind takes any number of frames, also once it is saved."""
+    options = {"frame_reduction": DiffRes, "input_shape": (40, 8), **TINY}
+    x = gradients.random((2, 40, 8)) - 4
+    model = audio_tagger(reduction_rate=(0.25, 0.75), **options)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    for rate in (0.5, 0.75):
+        loaded.get_layer("frame_reduction").reduction_rate = rate
+        of_rate = audio_tagger(reduction_rate=rate, **options)
+        of_rate.set_weights(model.get_weights())
+        np.testing.assert_allclose(
+            predict(loaded, x), predict(of_rate, x), atol=1e-5
+        )
+        # Models of one rate can be set to another, too.
+        of_rate.get_layer("frame_reduction").reduction_rate = 0.9
+        assert predict(of_rate, x).shape == (2, 5)
+
+
 def test_every_weight_learns_in_fit():
     model = audio_tagger(
         **TINY,

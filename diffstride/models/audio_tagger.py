@@ -170,11 +170,15 @@ def audio_tagger(
 
     order = (2, 1, 3) if data_format == "channels_last" else (3, 2, 1)
     x = keras.layers.Permute(order, name="frequency_as_height")(x)
+    trunk_shape = list(x.shape[1:])
+    if frame_reduction is not None or frames:
+        # The reduction rate can be set again later, to other numbers of frames.
+        trunk_shape[1 if data_format == "channels_last" else 2] = None
     trunk = efficientnet.efficientnet(
         variant,
         strides,
         pooling_cls,
-        input_shape=x.shape[1:],
+        input_shape=tuple(trunk_shape),
         include_top=False,
         width_coefficient=width_coefficient,
         depth_coefficient=depth_coefficient,
