@@ -65,7 +65,7 @@ def load(run):
         ),
         weighted_metrics=losses_and_metrics.build_metrics(
             None, data.num_classes
-        )
+        ),
     )
     return model, data
 

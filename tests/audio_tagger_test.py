@@ -223,6 +223,7 @@ def test_a_class_is_told_how_many_frames_to_leave(options, frames):
     assert layer.output.shape == (None, frames, 32, 3)
 
 
+@pytest.mark.tensorflow
 def test_the_rate_of_a_trained_model_is_set_again(tmp_path):
     """The network behind takes any number of frames, also once it is saved."""
     options = {"frame_reduction": DiffRes, "input_shape": (40, 8), **TINY}

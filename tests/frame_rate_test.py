@@ -4,9 +4,11 @@ import gradients
 import keras
 import numpy as np
 import pytest
+import tiny
 from keras import ops
 
 from diffstride import AvgPool, DiffRes, DrawReductionRate, export
+from diffstride.training import trainer
 
 ON_JAX = keras.backend.backend() == "jax"
 RATES = (0.0, 0.3, 0.5, 0.75, 0.9)
@@ -185,6 +187,38 @@ def test_training_with_a_range(callback, tmp_path):
         outputs_of_rate(model, 0.9, x),
         atol=1e-5,
     )
+
+
+def test_the_trainer_draws_and_goes_on_with_the_same_draws(tmp_path):
+    """On both backends, also after an interruption."""
+
+    def model(num_output_classes, input_shape):
+        return keras.Sequential(
+            [
+                keras.Input(input_shape),
+                AvgPool((0.25, 0.75), log_scale=False),
+                keras.layers.Conv2D(2, 3, activation="relu"),
+                keras.layers.GlobalAveragePooling2D(),
+                keras.layers.Dense(num_output_classes),
+            ]
+        )
+
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                raise RuntimeError("stopped")
+
+    def train(name, **kwargs):
+        options = {"num_epochs": 2, "learning_rate": 0.01, "verbose": 0}
+        options |= {"tensorboard": False, **kwargs}
+        return trainer.train(tiny.dataset(), model, tmp_path / name, **options)
+
+    history = train("whole")
+    with pytest.raises(RuntimeError, match="stopped"):
+        train("parts", callbacks=[Stop()])
+    losses = [row["loss"] for row in train("parts")]
+    assert losses == [row["loss"] for row in history]
+    assert np.isfinite(losses).all()
 
 
 def test_draws_follow_from_the_seed():
