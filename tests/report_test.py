@@ -749,6 +749,7 @@ def test_lines_in_one_place_are_all_seen(folder):
     [
         ([], 100),
         (["audio_tagger.reduction_rate = 0.75"], 25),
+        (["audio_tagger.reduction_rate = (0.25, 0.75)"], 50),
         (
             [
                 "FRAMES = @diffres.all_frames",
