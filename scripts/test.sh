@@ -48,6 +48,6 @@ fi
 
 for backend in $backends; do
   echo "== KERAS_BACKEND=$backend"
-  KERAS_BACKEND="$backend" "$VENV/bin/python" -m pytest -n 2 -q \
+  KERAS_BACKEND="$backend" "$VENV/bin/python" -m pytest -n 2 --dist worksteal -q \
     ${arguments[@]+"${arguments[@]}"}
 done

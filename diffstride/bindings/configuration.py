@@ -21,6 +21,7 @@ _FREE_TO_CHANGE = {
     "shift_consistency",
     "shift_consistency_every",
     "tensorboard",
+    "test_flips",
     "verbose",
 }
 

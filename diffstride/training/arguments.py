@@ -164,6 +164,7 @@ _MUST_BE = {
         "'latest', 'best' or 'average'",
         lambda value: value in ("latest", "best", "average"),
     ),
+    "test_flips": ("True or False", _is_boolean),
     "tensorboard": ("True or False", _is_boolean),
     "pictures_every": (
         "None or a positive integer",

@@ -54,7 +54,7 @@ def test(run):
 def _evaluate(run, which):
     arrays, state, steps = _load(run, which)
     restore_model(run.model, arrays, ("model",), state.get("paths"))
-    metrics = run.model.evaluate(
+    metrics = run.evaluated.evaluate(
         run.data.test(),
         # These weights may ask for other sizes than those before.
         callbacks=[run.refresh],

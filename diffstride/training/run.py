@@ -47,6 +47,8 @@ class Run:
         shift_consistency_every=None,
     ):
         self.model = model
+        # What is evaluated on the test split.
+        self.evaluated = model
         self.data = data
         # What tells the best epoch and when to stop.
         self.validation = data.validation or data.test

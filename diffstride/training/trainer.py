@@ -32,6 +32,7 @@ from diffstride.training.shift_consistency import (
     check_shifts,
 )
 from diffstride.training.stride_rate import set_weight_rates
+from diffstride.training.test_flips import MirrorAverage, check_test_flips
 from diffstride.training.workdir import (
     Configuration,
     check_configuration,
@@ -67,6 +68,7 @@ def train(
     keep_checkpoints: int = 2,
     monitor: str | None = None,
     eval_checkpoint: str = "latest",
+    test_flips: bool = False,
     tensorboard: bool = True,
     pictures_every: int | None = None,
     shift_consistency: int | None = None,
@@ -141,6 +143,8 @@ def train(
             none, of the test split.
         eval_checkpoint: `"latest"`, `"best"` or, for the mean of the weights
             of those that are kept, `"average"`. What `mode="eval"` evaluates.
+        test_flips: whether `mode="eval"` averages predictions over each image
+            and its mirror image. Figures of a training are always without.
         tensorboard: whether to write for TensorBoard, where it is installed
             and the backend is TensorFlow.
         pictures_every: integer or None. Every so many epochs, a picture of
@@ -201,22 +205,30 @@ def train(
         )
         if callable(rate) and not is_schedule:
             rate = rate(steps_per_epoch=data.train_steps, num_epochs=num_epochs)
-        network.compile(
+        built_loss = losses_and_metrics.build_loss(
+            network,
+            data.num_classes,
+            data.is_multi_label,
+            loss,
+            data.class_weights,
+        )
+
+        def compile_(model, **kwargs):
+            model.compile(
+                loss=built_loss,
+                # Of several tasks, each gives the examples of others no weight.
+                weighted_metrics=losses_and_metrics.build_metrics(
+                    metrics, data.num_classes, bool(data.label_shape)
+                ),
+                jit_compile=jit_compile,
+                **kwargs,
+            )
+
+        compile_(
+            network,
             optimizer=_build_optimizer(
                 optimizer, rate, network, stride_rate, filter_rate
             ),
-            loss=losses_and_metrics.build_loss(
-                network,
-                data.num_classes,
-                data.is_multi_label,
-                loss,
-                data.class_weights,
-            ),
-            # Of several tasks, each gives the examples of others no weight.
-            weighted_metrics=losses_and_metrics.build_metrics(
-                metrics, data.num_classes, bool(data.label_shape)
-            ),
-            jit_compile=jit_compile,
         )
         _check_compilation(network, jit_compile)
         # Build the optimizer now, so that restoring a checkpoint finds its
@@ -260,6 +272,10 @@ def train(
     if mode == "eval":
         check_configuration(workdir, configuration, free=("test_split",))
         with scope():
+            if test_flips:
+                check_test_flips(data)
+                run.evaluated = MirrorAverage(network)
+                compile_(run.evaluated)
             return results.evaluate(run, eval_checkpoint)
     is_first = processes.is_first()
     with claimed(workdir, configuration, is_first):
