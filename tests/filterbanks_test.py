@@ -74,6 +74,41 @@ def test_mel_bands_are_as_wide_as_roots_of_triangles():
         assert centers[band] == pytest.approx(middle)
 
 
+@pytest.mark.parametrize("stride", [1, 3, 8, 20])
+@pytest.mark.parametrize("samples", [11, 90, 97])
+def test_filter_waveforms(stride, samples):
+    waveforms, filters = random((2, samples)), random((11, 3), seed=1)
+    expected = [
+        [
+            waveforms[clip, start : start + 11] @ filters
+            for start in range(0, samples - 10, stride)
+        ]
+        for clip in range(2)
+    ]
+    found = value(
+        lambda x, f: filterbanks.filter_waveforms(x, f, stride),
+        waveforms,
+        filters,
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("window, stride", [(7, 3), (6, 3), (2, 5), (7, 1)])
+@pytest.mark.parametrize("samples", [7, 29, 30])
+def test_weighted_sums(window, stride, samples):
+    inputs, weights = random((2, samples, 3)), random((window, 3), seed=1)
+    expected = [
+        np.sum(inputs[:, start : start + window] * weights, axis=1)
+        for start in range(0, samples - window + 1, stride)
+    ]
+    found = value(
+        lambda x, w: filterbanks.weighted_sums(x, w, stride), inputs, weights
+    )
+    np.testing.assert_allclose(
+        found, np.stack(expected, axis=1), rtol=1e-4, atol=1e-5
+    )
+
+
 def running_means(energies, smoothing):
     means, mean = [], energies[:, 0]
     for frame in range(energies.shape[1]):

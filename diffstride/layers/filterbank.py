@@ -7,6 +7,7 @@ from keras import ops
 
 from diffstride.layers.frontend import BaseFrontend, check_band_limits
 from diffstride.layers.limits import Limits
+from diffstride.ops.filterbanks import filter_waveforms, weighted_sums
 from diffstride.validation import check_positive_integer
 
 # Names of the weights of filters. They learn at a rate of their own, without a
@@ -122,12 +123,10 @@ class BaseFilterbank(BaseFrontend):
         left, right = self._padding()
         left += group.taps // 2 - group.first
         right += group.taps // 2 - (self._window_length - 1 - group.last)
-        return ops.conv(
-            _pad_or_crop(waveforms, left, right)[..., None],
-            self._kernel(group)[:, None, :],
-            strides=group.stride,
-            padding="valid",
-            data_format="channels_last",
+        return filter_waveforms(
+            _pad_or_crop(waveforms, left, right),
+            self._kernel(group),
+            group.stride,
         )
 
     def _energies(self, waveforms, group):
@@ -144,13 +143,7 @@ class BaseFilterbank(BaseFrontend):
             weights: tensor (outputs of a frame, bands).
             group: the `FilterGroup` that made the outputs.
         """
-        return ops.depthwise_conv(
-            outputs,
-            weights[..., None],
-            strides=self._hop_length // group.stride,
-            padding="valid",
-            data_format="channels_last",
-        )
+        return weighted_sums(outputs, weights, self._hop_length // group.stride)
 
     def macs(self, frames: int) -> int:
         """Multiply-accumulates of the filters and of their pooling.

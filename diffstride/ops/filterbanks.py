@@ -26,6 +26,10 @@ MELS_PER_LOG = 1127.0
 # at half maximum of its Fourier transform.
 WIDTH_PRODUCT = math.sqrt(2 * math.log(2)) / math.pi
 
+# Fewest samples that `filter_waveforms` makes channels of. With fewer, XLA on a
+# CPU takes a hundred times as long for the gradient to the filters.
+CHANNELS = 8
+
 # Frames that `running_mean` smooths by one matrix.
 BLOCK = 64
 
@@ -97,6 +101,85 @@ def _low_pass(cutoff, steps):
     away = ops.convert_to_tensor(np.where(is_middle, 1, steps))
     sides = ops.sin(2 * math.pi * cutoff * away) / (math.pi * away)
     return ops.where(ops.convert_to_tensor(is_middle), 2 * cutoff, sides)
+
+
+def filter_waveforms(waveforms, filters, stride):
+    """Outputs of filters at every `stride`-th sample, without padding.
+
+    A convolution of one channel is slow to train on some backends. So a block
+    of neighbouring samples becomes the channels of one point, and the outputs
+    of one block become the channels of its result: the filters, shifted by as
+    many samples as the outputs are, lie side by side in the kernel.
+
+    Args:
+        waveforms: tensor (batch, samples).
+        filters: tensor (taps, filters).
+        stride: integer.
+
+    Returns:
+        Tensor (batch, 1 + (samples - taps) // stride, filters).
+    """
+    taps, count = filters.shape
+    batch, samples = ops.shape(waveforms)
+    shifts = -(-CHANNELS // stride)  # Outputs of a block.
+    block = shifts * stride
+    points = -(-(taps + block - stride) // block)
+    kernel = ops.stack(
+        [
+            ops.pad(
+                filters,
+                [(shift, points * block - taps - shift), (0, 0)],
+            )
+            for shift in range(0, block, stride)
+        ],
+        axis=1,
+    )
+    kernel = ops.reshape(kernel, (points, block, shifts * count))
+    outputs = 1 + (samples - taps) // stride
+    made = (outputs + shifts - 1) // shifts
+    blocks = made + points - 1
+    # Pad by a constant and cut, because the number of samples may be a tensor.
+    waveforms = ops.pad(waveforms, [(0, 0), (0, points * block - taps)])
+    results = ops.conv(
+        ops.reshape(waveforms[:, : blocks * block], (batch, blocks, block)),
+        kernel,
+        padding="valid",
+        data_format="channels_last",
+    )
+    results = ops.reshape(results, (batch, made * shifts, count))
+    return results[:, :outputs]
+
+
+def weighted_sums(inputs, weights, stride):
+    """Weighted sums over windows of time, of each band by itself.
+
+    This is a depthwise convolution without padding, as products with matrices:
+    XLA on a CPU takes a hundred times as long for the gradient of the other.
+
+    Args:
+        inputs: tensor (batch, samples, bands).
+        weights: tensor (window, bands).
+        stride: integer. Samples from one window to the next.
+
+    Returns:
+        Tensor (batch, 1 + (samples - window) // stride, bands).
+    """
+    window, bands = weights.shape
+    batch, samples, _ = ops.shape(inputs)
+    frames = 1 + (samples - window) // stride
+    # A window is a few blocks of `stride` samples.
+    parts = -(-window // stride)
+    missing = parts * stride - window
+    blocks = frames + parts - 1
+    inputs = ops.pad(inputs, [(0, 0), (0, missing), (0, 0)])
+    inputs = ops.reshape(
+        inputs[:, : blocks * stride], (batch, blocks, stride, bands)
+    )
+    weights = ops.reshape(
+        ops.pad(weights, [(0, missing), (0, 0)]), (parts, stride, bands)
+    )
+    sums = ops.einsum("btqf,pqf->btpf", inputs, weights)
+    return sum(sums[:, part : part + frames, part] for part in range(parts))
 
 
 def running_mean(inputs, smoothing):
