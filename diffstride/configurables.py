@@ -283,6 +283,18 @@ def _complain_about(unused):
     return let_off
 
 
+def train(workdir, **arguments):
+    """Trains, or evaluates, as what was read says.
+
+    Args:
+        workdir: path.
+        **arguments: of the trainer, in place of what is bound.
+    """
+    return gin.get_configurable("train.train")(
+        workdir=str(workdir), config=operative_config, **arguments
+    )
+
+
 def take(parameter):
     """The value of a binding like `"train.train.workdir"`, which goes; or None.
 

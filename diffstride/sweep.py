@@ -55,6 +55,11 @@ directory. A run that fails does not stop the others; it is named at the end.
 Ctrl-C lets the runs save a checkpoint. `--gin_param` adds bindings to all runs,
 and overrides what the file says.
 
+With KERAS_BACKEND=jax, `--on_device` makes all runs in one process, which is
+for short runs on a GPU: the images stay on the device, an epoch is one compiled
+function, and runs that differ only in their seeds compile it once. A run keeps
+no checkpoints then, and starts anew if it was interrupted.
+
 The configurations of all runs are read before the first one starts. A binding
 for all runs that some of them cannot use, such as a parameter of DiffStride
 where convolutions are strided, is left out of those, and named.
@@ -120,6 +125,11 @@ def main():
         action="store_true",
         help="on the Ray cluster of RAY_ADDRESS, or else on this machine",
     )
+    parser.add_argument(
+        "--on_device",
+        action="store_true",
+        help="all runs in this process, with the images on the device (JAX)",
+    )
     for name, amount in (("cpus", "1"), ("gpus", "1 where there are any")):
         parser.add_argument(
             f"--{name}_per_run",
@@ -131,6 +141,8 @@ def main():
         parser.error(f"--parallel must be 1 or more, not {args.parallel}")
     if args.ray and (args.parallel or args.gpus):
         parser.error("--parallel and --gpus are for runs without --ray")
+    if args.on_device and (args.ray or args.parallel or args.gpus):
+        parser.error("--on_device is without --parallel, --gpus and --ray")
     if not args.ray and (args.cpus_per_run, args.gpus_per_run) != (None, None):
         parser.error("--cpus_per_run and --gpus_per_run need --ray")
     workdir = args.workdir or pathlib.Path("runs") / args.sweep.stem
@@ -149,7 +161,12 @@ def main():
                 print(shell_command(run.command(workdir)))
             return
         check_workdir(workdir, runs)
-        if args.ray:
+        if args.on_device:
+            from diffstride.sweep_on_device import InThisProcess, by_choices
+
+            executor = InThisProcess()
+            runs = by_choices(runs)
+        elif args.ray:
             cpus = 1 if args.cpus_per_run is None else args.cpus_per_run
             executor = Ray(cpus, args.gpus_per_run)
             workdir = workdir.resolve()

@@ -13,7 +13,6 @@ its number (see `diffstride.training.processes.joined`).
 
 import pathlib
 
-import gin
 from absl import app, flags
 
 from diffstride import configurables
@@ -75,11 +74,7 @@ def _train():
     workdir = FLAGS.workdir or bound_workdir
     if not workdir:
         raise ConfigError("Say where to keep the run: `--workdir=/path/to/it`")
-    gin.get_configurable("train.train")(
-        workdir=workdir,
-        mode=FLAGS.mode,
-        config=configurables.operative_config,
-    )
+    configurables.train(workdir, mode=FLAGS.mode)
 
 
 if __name__ == "__main__":

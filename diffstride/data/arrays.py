@@ -18,13 +18,8 @@ from diffstride.data.array_checks import (
     warn_of_empty_classes,
 )
 from diffstride.data.augment import Augmentation
-from diffstride.data.dataset import (
-    Batches,
-    Dataset,
-    process_rows,
-    random_generator,
-    validate_batching,
-)
+from diffstride.data.dataset import Dataset, validate_batching
+from diffstride.data.image_batches import ImageBatches
 from diffstride.data.label_maps import (
     check_labels,
     check_no_options,
@@ -207,62 +202,30 @@ def from_arrays(
     sampling.check_shuffle_buffer(shuffle_buffer)
     num_train = len(x_train) // augmentation.images_per_example
     validate_batching(num_train, batch_size, seed, process_index, process_count)
-    train_steps = num_train // batch_size
-    batch_images = batch_size * augmentation.images_per_example
-    rows = process_rows(batch_size, process_index, process_count)
-    input_shape = (*augmentation.image_size, x_train.shape[-1])
-
-    # Which images are mirrored in the first epoch, if flips alternate.
-    first_flips = np.random.default_rng([seed, 0, 0, 1]).random(len(x_train))
-    first_flips = first_flips < 0.5
-
-    def train(epoch, start_step=0):
-        order = sampling.shuffle(
-            random_generator(seed, epoch), len(x_train), shuffle_buffer
-        )
-
-        def make_batch(step):
-            draws = augmentation.draw(
-                random_generator(seed, epoch, step), batch_size
-            )
-            batch = order[step * batch_images : (step + 1) * batch_images]
-            draws = augmentation.alternate(draws, first_flips[batch], epoch)
-            needed = augmentation.needed(draws, rows)
-            examples = batch[needed]
-            return augmentation(
-                x_train[examples], y_train[examples], draws, needed, rows
-            )
-
-        return Batches(make_batch, train_steps, start_step, workers)
-
-    def evaluation(split):
-        images, labels = by_split[split]
-
-        def examples(step):
-            start = step * batch_size
-            size = min(batch_size, len(images) - start)
-            return start + process_rows(size, process_index, process_count)
-
-        def make_batch(step):
-            chosen = examples(step)
-            return augmentation.evaluate(images[chosen], labels[chosen])
-
-        steps = -(-len(images) // batch_size)
-        shapes = [(len(examples(step)), *input_shape) for step in range(steps)]
-        return Batches(make_batch, steps, workers=workers, shapes=shapes)
-
+    batches = ImageBatches(
+        {**by_split, "train": (x_train, y_train)},
+        augmentation,
+        batch_size,
+        seed,
+        shuffle_buffer,
+        workers,
+        process_index,
+        process_count,
+    )
     return Dataset(
-        train=train,
-        test=lambda: evaluation("test"),
-        train_steps=train_steps,
-        input_shape=input_shape,
+        train=batches.train,
+        test=lambda: batches.evaluation("test"),
+        train_steps=batches.train_steps,
+        input_shape=(*augmentation.image_size, x_train.shape[-1]),
         num_classes=num_classes,
         name=name,
-        validation=validation_split and (lambda: evaluation(validation_split)),
+        validation=validation_split
+        and (lambda: batches.evaluation(validation_split)),
         label_shape=augmentation.image_size if has_maps else (),
         class_weights=class_weights_of(
             class_weights, lambda: [y_train], num_classes
         ),
+        image_batches=batches,
     )
 
 

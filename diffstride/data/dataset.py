@@ -49,6 +49,8 @@ class Dataset:
             the class -1 do not count.
         class_weights: Weight of each class in the loss. None if all classes
             have the same.
+        image_batches: The `diffstride.data.image_batches.ImageBatches` that
+            make the batches, if all images lie in memory; else None.
     """
 
     train: Callable[..., Iterable]
@@ -65,6 +67,7 @@ class Dataset:
     validation: Callable[[], Iterable] | None = None
     label_shape: tuple = ()
     class_weights: tuple | None = None
+    image_batches: typing.Any = None
 
 
 class Batches(keras.utils.PyDataset):

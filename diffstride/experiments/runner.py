@@ -158,6 +158,8 @@ class Local:
             is empty, each run sees all devices.
     """
 
+    on_stop = "runs save a checkpoint"
+
     def __init__(self, parallel=1, gpus=(), train_arguments=TRAIN):
         self.parallel = min(parallel, len(gpus)) if gpus else parallel
         self._train = train_arguments
@@ -234,6 +236,8 @@ class Ray:
         gpus: number of GPUs for a run. Defaults to one where there are any.
     """
 
+    on_stop = "runs save a checkpoint"
+
     def __init__(self, cpus=1, gpus=None, train_arguments=TRAIN):
         try:
             import ray
@@ -301,7 +305,7 @@ def make_runs(runs, workdir, executor, say=print):
     Args:
         runs: list of `Run`.
         workdir: directory of the sweep.
-        executor: `Local` or `Ray`.
+        executor: `Local` or `Ray`, or another object like these.
         say: function that takes a line of progress.
 
     Returns:
@@ -354,7 +358,7 @@ def make_runs(runs, workdir, executor, say=print):
                     outcome = f"{failed[run]}; see {directory / 'log.txt'}"
                 say(f"{heads[run]}: {outcome}{_progress(made, total, start)}")
     except KeyboardInterrupt:
-        say("Stopping: runs save a checkpoint. The same command goes on.")
+        say(f"Stopping: {executor.on_stop}. The same command goes on.")
         executor.stop()
         raise
     return failed

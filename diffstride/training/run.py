@@ -57,7 +57,7 @@ class Run:
         self.refresh = refresh
         self.verbose = verbose
         self.shift_consistency = shift_consistency
-        self._shift_consistency_every = shift_consistency_every
+        self.shift_consistency_every = shift_consistency_every
         self.checkpoints = Checkpoints(
             self.workdir / "checkpoints", keep, data.train_steps
         )
@@ -102,7 +102,7 @@ class Run:
             beside.append(
                 RecordShiftConsistency(
                     self.shift_consistency,
-                    self._shift_consistency_every,
+                    self.shift_consistency_every,
                     self,
                     recorder,
                 )

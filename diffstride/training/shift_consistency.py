@@ -120,13 +120,26 @@ class _MovedImages(keras.utils.PyDataset):
             self._batches = iter(self._make_batches())
         images, _, *weights = next(self._batches)
         images = ops.convert_to_numpy(images)
-        random = random_generator(0, 0, index)
-        first = random.integers(0, self._max_shift + 1, len(images))
-        # Another one of the same range.
-        step = random.integers(1, self._max_shift + 1, len(images))
-        second = (first + step) % (self._max_shift + 1)
+        first, second = draw_shifts(index, len(images), self._max_shift)
         pair = move(images, first), move(images, second)
         return pair, np.zeros(len(images)), *weights
+
+
+def draw_shifts(
+    index: int, size: int, max_shift: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Two different shifts for each image of a batch.
+
+    Args:
+        index: number of the batch.
+        size: number of its images.
+        max_shift: the largest shift.
+    """
+    random = random_generator(0, 0, index)
+    first = random.integers(0, max_shift + 1, size)
+    # Another one of the same range.
+    step = random.integers(1, max_shift + 1, size)
+    return first, (first + step) % (max_shift + 1)
 
 
 def _count(batches):

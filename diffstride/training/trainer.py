@@ -1,5 +1,6 @@
 """Training and evaluation: compile, fit, resume, report."""
 
+import functools
 import pathlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +26,7 @@ from diffstride.training.arguments import check
 from diffstride.training.draw_reduction_rate import DrawReductionRate
 from diffstride.training.label_map_pictures import PredictionPictures
 from diffstride.training.macs_budget import MacsBudget
+from diffstride.training.on_device import DeviceRun, OnDevice
 from diffstride.training.refresh_sizes import RefreshSizes
 from diffstride.training.run import Run
 from diffstride.training.shift_consistency import (
@@ -76,6 +78,7 @@ def train(
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: str | int = "auto",
     config: Callable[[], Configuration] | None = None,
+    on_device: OnDevice | None = None,
 ) -> list[dict] | dict:
     """Trains a classifier of examples or of pixels, or evaluates one.
 
@@ -166,6 +169,10 @@ def train(
             the run, a `diffstride.training.workdir.Configuration`. It is called
             when all is built. A `workdir` with another configuration is
             refused.
+        on_device: an `OnDevice`, or None. With one, images stay on the device
+            and epochs are compiled as a whole, once for all runs that get the
+            same object; these must differ in their seeds only. There are no
+            checkpoints then: an interrupted run starts anew.
 
     Returns:
         The history, a list of one dict for each epoch; with `mode="eval"` a
@@ -191,6 +198,11 @@ def train(
 
         tf.config.experimental.enable_op_determinism()
     scope = distribution.scope(devices)
+    if on_device and distribution.count_devices(devices) > 1:
+        raise ConfigError(
+            "`devices` must name one device for data that stay there. "
+            f"Received: devices={devices}"
+        )
     data = distribution.load(dataset, seed)
     with scope():
         data = distribution.divide(data)
@@ -257,7 +269,7 @@ def train(
             PredictionPictures(data, workdir / "pictures", pictures_every),
         ]
 
-    run = Run(
+    run = (functools.partial(DeviceRun, on_device) if on_device else Run)(
         network,
         data,
         num_epochs,
@@ -280,7 +292,10 @@ def train(
     is_first = processes.is_first()
     with claimed(workdir, configuration, is_first):
         if is_first:
-            environment.record(workdir, environment.describe(devices))
+            about = environment.describe(devices)
+            if on_device:
+                about["on_device"] = True
+            environment.record(workdir, about)
         with (
             scope(),
             distribution.synchronized(network),

@@ -1,0 +1,342 @@
+"""Whole epochs as one compiled function, on data that stay on the device.
+
+Keras asks the host for each batch. Here the images lie on the device, and a
+compiled function makes the batches of an epoch and trains on them. Runs that
+differ only in their seeds share what is compiled. JAX only.
+"""
+
+import keras
+import numpy as np
+from keras import ops
+
+from diffstride.analysis.learned_layers import learned_layers
+from diffstride.analysis.operations import layer_costs
+from diffstride.analysis.resolution import resolution
+from diffstride.data.augment_on_device import (
+    DeviceAugmentation,
+    check_augmentation,
+    draw_epoch,
+    take_points,
+)
+from diffstride.training import callbacks as callbacks_lib
+from diffstride.training.draw_reduction_rate import DrawReductionRate
+from diffstride.training.macs_budget import MacsBudget
+from diffstride.training.run import Run
+from diffstride.training.shift_consistency import (
+    RecordShiftConsistency,
+    draw_shifts,
+)
+from diffstride.validation import ConfigError
+
+
+class OnDevice:
+    """What runs share that differ only in their seeds.
+
+    The first network is compiled. Later ones, which must be built alike, lend
+    it their weights.
+
+    Attributes:
+        compilations: number of functions that train an epoch compiled so far:
+            one, and one more whenever the strides lead to sizes of maps that
+            were not there before.
+    """
+
+    def __init__(self):
+        if keras.backend.backend() != "jax":
+            raise ConfigError(
+                "Data can stay on the device with KERAS_BACKEND=jax only. "
+                f"Received: KERAS_BACKEND={keras.backend.backend()}"
+            )
+        import jax
+
+        self.compilations = 0
+        self._scan = jax.lax.scan
+        self._network = None
+        # The sizes are no part of the calculation. With other sizes JAX calls
+        # the Python function again, and so finds those that the layers have.
+        self._train_epoch = jax.jit(self._trained, static_argnums=0)
+        self._evaluate = jax.jit(self._evaluated, static_argnums=0)
+        self._count_consistent = jax.jit(self._consistent, static_argnums=0)
+
+    def start(self, network, data):
+        """Takes the network and the data of a run.
+
+        Args:
+            network: a compiled Keras model.
+            data: a `diffstride.data.dataset.Dataset` with `image_batches`.
+        """
+        self._batches = data.image_batches
+        self._input_shape = data.input_shape
+        self._splits = {
+            split: (
+                ops.convert_to_tensor(images),
+                ops.convert_to_tensor(labels, "int32"),
+            )
+            for split, (images, labels) in self._batches.splits.items()
+        }
+        _make_metrics(network, data)
+        if self._network is None:
+            self._network = network
+            self._augmentation = DeviceAugmentation(self._batches.augmentation)
+            for layer in learned_layers(network):
+                layer.graph_sizes.hold()
+        shapes, known = (
+            [tuple(v.shape) for group in _variables(each) for v in group]
+            for each in (network, self._network)
+        )
+        if shapes != known:
+            raise ValueError(
+                "`network` must have the variables of the first one, because "
+                f"both share compiled functions. Received: shapes={shapes}"
+            )
+
+    def train_epoch(self, network, epoch):
+        """Trains a network for an epoch."""
+        network.reset_metrics()
+        state = self._train_epoch(
+            self._sizes(network),
+            _values(network),
+            *self._splits["train"],
+            draw_epoch(self._batches, epoch),
+        )
+        _assign(_variables(network), state)
+        return _metrics(network)
+
+    def evaluate(self, network):
+        """The metrics of a network on the test split."""
+        network.reset_metrics()
+        trainable, others, _, metrics = _values(network)
+        values = self._evaluate(
+            self._sizes(network),
+            [trainable, others, metrics],
+            *self._splits["test"],
+        )
+        _assign([network.metrics_variables], [values])
+        return _metrics(network)
+
+    def shift_consistency(self, network, max_shift):
+        """The share of test images whose class stays when they move."""
+        images, _ = self._splits["test"]
+        size = self._batches.batch_size
+        shifts = [
+            draw_shifts(index, min(size, len(images) - start), max_shift)
+            for index, start in enumerate(range(0, len(images), size))
+        ]
+        first, second = (
+            np.concatenate(each).astype("int32")
+            for each in zip(*shifts, strict=True)
+        )
+        count = self._count_consistent(
+            self._sizes(network), _values(network)[:2], images, first, second
+        )
+        return int(count) / len(images)
+
+    def _sizes(self, network):
+        """Lets the compiled network have the sizes of another one."""
+        layers = learned_layers(network)
+        if not layers:
+            return ()
+        for mine, theirs in zip(
+            learned_layers(self._network), layers, strict=True
+        ):
+            mine.strides.assign(theirs.strides.value)
+            mine.refresh_sizes()
+        costs = layer_costs(network, self._input_shape)
+        sizes = resolution(network, costs)["sizes"].values()
+        return tuple(map(tuple, sizes))
+
+    def _trained(self, sizes, state, images, labels, draws):
+        self.compilations += 1
+
+        def step(state, draws):
+            batch = self._augmentation.train(images, labels, *draws)
+            _, state = self._network.train_step(tuple(state), batch)
+            return list(state), None
+
+        return self._scan(step, state, draws)[0]
+
+    def _evaluated(self, sizes, state, images, labels):
+        def step(state, images, labels):
+            batch = self._augmentation.evaluate(images, labels)
+            return list(self._network.test_step(tuple(state), batch)[1])
+
+        return self._over_batches(step, state, images, labels)[-1]
+
+    def _consistent(self, sizes, weights, images, *shifts):
+        def step(count, images, *shifts):
+            moved = ops.concatenate([_move(images, each) for each in shifts])
+            x, _ = self._augmentation.evaluate(moved, shifts[0])
+            outputs, _ = self._network.stateless_call(
+                *weights, x, training=False
+            )
+            first, second = ops.split(ops.argmax(outputs, axis=-1), 2)
+            return count + ops.sum(ops.cast(first == second, "int32"))
+
+        count = ops.zeros((), "int32")
+        return self._over_batches(step, count, images, *shifts)
+
+    def _over_batches(self, step, state, *arrays):
+        """Calls `step` for each batch, of which the last may be smaller."""
+        size, total = self._batches.batch_size, len(arrays[0])
+        end = total // size * size
+        batches = [
+            array[:end].reshape(-1, size, *array.shape[1:]) for array in arrays
+        ]
+        state, _ = self._scan(
+            lambda state, batch: (step(state, *batch), None), state, batches
+        )
+        if end < total:
+            state = step(state, *(array[end:] for array in arrays))
+        return state
+
+
+class DeviceRun(Run):
+    """A run that trains by `OnDevice`. It has no checkpoints.
+
+    Args:
+        on_device: an `OnDevice`.
+        *args: as for `Run`.
+    """
+
+    def __init__(self, on_device, *args):
+        super().__init__(*args)
+        self._on_device = on_device
+
+    def fit(
+        self, callbacks, checkpoint_steps, monitor, asked_to_end, tensorboard
+    ):
+        """Trains from the first epoch to the last; arguments as in `Run`."""
+        # The draws of a rate are for frames of sounds.
+        callbacks = [c for c in callbacks if type(c) is not DrawReductionRate]
+        self._check(callbacks, checkpoint_steps, monitor)
+        network, progress = self.model, self.progress
+        self._on_device.start(network, self.data)
+        recorder = callbacks_lib.Recorder(
+            progress,
+            self.workdir / "history.jsonl",
+            self.data.input_shape,
+            self.refresh,
+        )
+        beside = [callbacks_lib.StopOnNaN(progress, self.checkpoints), recorder]
+        if self.shift_consistency:
+            beside.append(
+                RecordShiftConsistency(
+                    self._measure, self.shift_consistency_every, self, recorder
+                )
+            )
+        steps = self.data.train_steps
+        callbacks = keras.callbacks.CallbackList(
+            [*beside, *callbacks],
+            add_progbar=self.verbose != 0,
+            model=network,
+            verbose=self.verbose,
+            epochs=self.num_epochs,
+            steps=steps,
+        )
+        recorder.write()
+        compiled_before = self._on_device.compilations
+        callbacks.on_train_begin()
+        for epoch in range(self.num_epochs):
+            callbacks.on_epoch_begin(epoch)
+            # For callbacks, the steps of an epoch are one execution.
+            callbacks.on_train_batch_begin(0)
+            logs = self._on_device.train_epoch(network, epoch)
+            self.refresh.compilations = (
+                self._on_device.compilations - compiled_before
+            )
+            callbacks.on_train_batch_end(steps - 1, logs)
+            callbacks.on_test_begin()
+            found = self._on_device.evaluate(network)
+            callbacks.on_test_end(found)
+            logs |= {f"val_{name}": value for name, value in found.items()}
+            callbacks.on_epoch_end(epoch, logs)
+            progress.epoch = epoch + 1
+            number = asked_to_end()
+            if number is not None and progress.epoch < self.num_epochs:
+                raise SystemExit(128 + number)
+        network.optimizer.finalize_variable_values(network.trainable_weights)
+        callbacks.on_train_end()
+        progress.finished = True
+
+    def _measure(self, network, make_batches):
+        max_shift = self.shift_consistency.max_shift
+        return self._on_device.shift_consistency(network, max_shift)
+
+    def _check(self, callbacks, checkpoint_steps, monitor):
+        """Refuses what is not made here, by the name of an argument."""
+        if self.data.image_batches is None:
+            raise ConfigError(
+                "`dataset` must hold all of its images in memory, as "
+                "`arrays.from_arrays` does and `images.tfds_images` with "
+                "`cache=True`, so that they can stay on the device. Received: "
+                f"{self.data.name!r}"
+            )
+        check_augmentation(self.data.image_batches)
+        others = [
+            type(callback).__name__
+            for callback in callbacks
+            if not isinstance(callback, MacsBudget) or callback.every != "epoch"
+        ]
+        if any(self.checkpoints.directory.glob("*")):
+            raise ConfigError(
+                f"{self.workdir} has checkpoints of a training that is not "
+                "finished. Go on with it by `python -m diffstride.train` or "
+                "`python -m diffstride.sweep`, or remove the directory."
+            )
+        validation = "a split" if self.data.validation else None
+        for name, value, must_be in (
+            ("validation_split", validation, None),
+            ("callbacks", others, []),
+            ("checkpoint_steps", checkpoint_steps, None),
+            ("monitor", monitor, None),
+            ("refresh_sizes", self.refresh.every, "epoch"),
+        ):
+            if value != must_be:
+                raise ConfigError(
+                    f"`{name}` must be {must_be!r} where data stay on the "
+                    f"device. Received: {name}={value!r}"
+                )
+
+
+def _make_metrics(network, data):
+    """Lets Keras make the variables of metrics, as the first batch would."""
+    labels = np.zeros(1, "int32")
+    outputs = np.zeros((1, data.num_classes), "float32")
+    network.compute_loss(y=labels, y_pred=outputs)
+    network.compute_metrics(x=None, y=labels, y_pred=outputs)
+
+
+def _variables(network):
+    """The state of a training, in the groups of Keras's training step."""
+    return [
+        network.trainable_variables,
+        network.non_trainable_variables,
+        network.optimizer.variables,
+        network.metrics_variables,
+    ]
+
+
+def _values(network):
+    return [[v.value for v in group] for group in _variables(network)]
+
+
+def _assign(groups, values):
+    for variables, found in zip(groups, values, strict=True):
+        for variable, value in zip(variables, found, strict=True):
+            variable.assign(value)
+
+
+def _metrics(network):
+    return {
+        name: float(value)
+        for name, value in network.get_metrics_result().items()
+    }
+
+
+def _move(images, shifts):
+    """As `shift_consistency.move`, on the device."""
+    rows, columns = (
+        (ops.arange(size) - shifts[:, None]) % size
+        for size in images.shape[1:3]
+    )
+    return take_points(images, ops.arange(len(images)), rows, columns)
