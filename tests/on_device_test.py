@@ -69,6 +69,7 @@ def train(workdir, on_device=None, **kwargs):
             "workdir": workdir,
             "num_epochs": 2,
             "stride_rate": 20.0,
+            "complexity_weight": 0.1,
             "tensorboard": False,
             "verbose": 0,
             "on_device": on_device,
