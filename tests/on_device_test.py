@@ -51,6 +51,7 @@ def model(num_output_classes, input_shape):
 
 
 def train(workdir, on_device=None, **kwargs):
+    has_strides = "model" not in kwargs
     return trainer.train(
         **{
             "dataset": functools.partial(
@@ -69,7 +70,7 @@ def train(workdir, on_device=None, **kwargs):
             "workdir": workdir,
             "num_epochs": 2,
             "stride_rate": 20.0,
-            "complexity_weight": 0.1,
+            "complexity_weight": 0.1 if has_strides else 0,
             "tensorboard": False,
             "verbose": 0,
             "on_device": on_device,
