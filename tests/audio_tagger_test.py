@@ -8,7 +8,6 @@ from keras import ops
 
 from diffstride.layers.diffres import AvgPool, DiffRes
 from diffstride.layers.log_mel import LogMelSpectrogram
-from diffstride.layers.pcen import PCEN
 from diffstride.models.audio_tagger import AttentionPooling, audio_tagger
 
 TINY = {
@@ -180,28 +179,6 @@ def test_from_waveform_to_label(tmp_path):
     np.testing.assert_array_equal(
         copy.predict_on_batch(x), model.predict_on_batch(x)
     )
-
-
-def test_frames_are_merged_on_the_scale_of_the_front_end():
-    waveforms = {**TINY, "input_shape": (8000,)}
-    pcen = [LogMelSpectrogram(num_mels=32, log_offset=None), PCEN]
-    for front_end, log_scale in [(frontend, True), (pcen, False)]:
-        model = audio_tagger(
-            **waveforms,
-            frontend=front_end,
-            frame_reduction=AvgPool,
-            reduction_rate=0.5,
-        )
-        assert model.get_layer("frame_reduction").log_scale is log_scale
-    assert model.get_layer("frontend_2").input.shape == (None, 48, 32, 1)
-    with pytest.raises(ValueError, match="must have `log_scale=False`"):
-        audio_tagger(
-            **waveforms,
-            frontend=pcen,
-            frame_reduction=AvgPool(reduction_rate=0.5),
-        )
-    with pytest.raises(ValueError, match="`frontend` must have one layer"):
-        audio_tagger(**waveforms, frontend=[])
 
 
 def test_layers_from_config_dicts():
