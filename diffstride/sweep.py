@@ -56,9 +56,9 @@ Ctrl-C lets the runs save a checkpoint. `--gin_param` adds bindings to all runs,
 and overrides what the file says.
 
 With KERAS_BACKEND=jax, `--on_device` makes all runs in one process, which is
-for short runs on a GPU: the images stay on the device, an epoch is one compiled
-function, and runs that differ only in their seeds compile it once. A run keeps
-no checkpoints then, and starts anew if it was interrupted.
+for short runs on a GPU: the images stay on the device, and runs that differ
+only in their seeds share what is compiled. A run keeps no checkpoints then, and
+starts anew if it was interrupted.
 
 The configurations of all runs are read before the first one starts. A binding
 for all runs that some of them cannot use, such as a parameter of DiffStride

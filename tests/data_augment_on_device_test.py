@@ -62,7 +62,7 @@ def same(made, expected):
 
 
 def test_points_beyond_a_border():
-    image = np.arange(1, 5).reshape(1, 1, 4, 1)
+    image = np.arange(1, 5, dtype="uint8").reshape(1, 1, 4, 1)
     columns = np.arange(-3, 7)[None]
 
     def taken(fill):

@@ -1,4 +1,4 @@
-"""Epochs as one compiled function give what the trainer gives."""
+"""Training on data that stay on the device gives what the trainer gives."""
 
 import functools
 import json

@@ -102,13 +102,14 @@ class DeviceAugmentation:
             images, chosen, rows, columns, self.augmentation.crop_fill
         )
         smoothing = self.augmentation.label_smoothing
-        return self._normalize(x), self._targets(labels[chosen], smoothing)
+        return self.normalize(x), self._targets(labels[chosen], smoothing)
 
     def evaluate(self, images, labels):
         """Makes a test batch."""
-        return self._normalize(images), self._targets(labels, 0.0)
+        return self.normalize(images), self._targets(labels, 0.0)
 
-    def _normalize(self, images):
+    def normalize(self, images):
+        """`(images - mean) / std` for each channel, as float32."""
         scale = 1 / np.asarray(self.augmentation.std, "float32")
         shift = np.asarray(self.augmentation.mean, "float32") * scale
         return ops.cast(images, "float32") * scale - shift

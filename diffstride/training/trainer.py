@@ -169,10 +169,10 @@ def train(
             the run, a `diffstride.training.workdir.Configuration`. It is called
             when all is built. A `workdir` with another configuration is
             refused.
-        on_device: an `OnDevice`, or None. With one, images stay on the device
-            and epochs are compiled as a whole, once for all runs that get the
-            same object; these must differ in their seeds only. There are no
-            checkpoints then: an interrupted run starts anew.
+        on_device: an `OnDevice`, or None. With one, images stay on the device,
+            and all runs that get the same object, which must differ in their
+            seeds only, share what is compiled. There are no checkpoints then:
+            an interrupted run starts anew.
 
     Returns:
         The history, a list of one dict for each epoch; with `mode="eval"` a
