@@ -5,7 +5,12 @@ import numpy as np
 import pytest
 from keras import ops
 
-from diffstride import DiffStride, FixedSpectralPooling, SpatialPooling
+from diffstride import (
+    DiffStride,
+    FixedSpectralPooling,
+    SpatialPooling,
+    Whitening,
+)
 from diffstride.analysis.operations import count_macs
 from diffstride.models.fast_cnn import IdentityFirst, fast_cnn
 from diffstride.training.adaptation import adapt
@@ -83,6 +88,9 @@ def test_the_trainer_computes_the_whitening():
     np.testing.assert_allclose(
         (outputs**2).mean((0, 1, 2)), np.ones(24), rtol=5e-3
     )
+    sequential = keras.Sequential([keras.Input((32, 32, 3)), Whitening()])
+    adapt(sequential, _Data())
+    np.testing.assert_array_equal(sequential.layers[0].kernel, kernel)
     inputs = keras.Input((32, 32, 3))
     inner = keras.Model(inputs, model(keras.layers.ReLU()(inputs)))
     with pytest.raises(ConfigError, match="must be the first layer"):

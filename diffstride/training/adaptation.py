@@ -1,5 +1,6 @@
 """Layers that are computed from images before a training begins."""
 
+import keras
 import numpy as np
 
 from diffstride.analysis.keras_graph import sublayers
@@ -22,8 +23,12 @@ def adapt(model, data):
     layers = [x for x in sublayers(model) if isinstance(x, Whitening)]
     if not layers:
         return
-    first = model.layers[1] if len(model.layers) > 1 else None
-    if layers != [first]:
+    inner = [
+        layer
+        for layer in model.layers
+        if not isinstance(layer, keras.layers.InputLayer)
+    ]
+    if layers != inner[:1]:
         raise ConfigError(
             "A `Whitening` layer must be the first layer of the model, because "
             "its filters are computed from the images. Received: the layers "
