@@ -42,6 +42,7 @@ from diffstride.models import (  # noqa: F401
     audio_cnn,
     audio_tagger,
 )
+from diffstride.ops.filterbanks import BREAK_FREQUENCY
 
 SCORES = ("val_mean_average_precision", "val_accuracy")
 
@@ -157,12 +158,12 @@ def draw_filters(layer, path):
         panel.plot(frequencies, decibels, linewidth=0.7)
         top = decibels.max()
         panel.set(title=title, xlabel="Hz", ylabel="dB", ylim=(top - 50, top))
-        # As a mel scale, nearly: linear below, logarithmic above.
+        # A mel scale, but for a factor.
         panel.set_xscale(
             "function",
             functions=(
-                lambda f: np.log1p(f / 700),
-                lambda m: 700 * np.expm1(m),
+                lambda hertz: np.log1p(hertz / BREAK_FREQUENCY),
+                lambda mels: BREAK_FREQUENCY * np.expm1(mels),
             ),
         )
         panel.set_xlim(0, frequencies[-1])

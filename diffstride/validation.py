@@ -25,6 +25,15 @@ def check_floating_point(inputs, layer_name, advice):
         )
 
 
+def check_positive(**arguments):
+    """Each argument must be a positive number."""
+    for name, value in arguments.items():
+        if not is_number(value) or not value > 0:
+            raise ValueError(
+                f"`{name}` must be a positive number. Received: {name}={value}"
+            )
+
+
 def check_positive_integer(value, name):
     """An integer of 1 or more, whatever holds it."""
     if not is_number(value) or value != value // 1 or value < 1:

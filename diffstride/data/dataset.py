@@ -69,6 +69,16 @@ class Dataset:
     class_weights: tuple | None = None
     image_batches: typing.Any = None
 
+    @property
+    def has_images_of_a_class(self) -> bool:
+        """Whether each example is an image with a single task and label."""
+        return (
+            len(self.input_shape) == 3
+            and not self.label_shape
+            and self.sample_rate is None
+            and not isinstance(self.num_classes, dict)
+        )
+
 
 class Batches(keras.utils.PyDataset):
     """A run of batches, each computed from its number alone.

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from diffstride.validation import check_data_format, is_number
+from diffstride.validation import check_data_format, check_positive
 
 
 @keras.saving.register_keras_serializable(package="diffstride")
@@ -39,10 +39,7 @@ class Bias(keras.layers.Layer):
         self, rate: float = 1.0, *, data_format: str | None = None, **kwargs
     ):
         super().__init__(**kwargs)
-        if not is_number(rate) or not rate > 0:
-            raise ValueError(
-                f"`rate` must be a positive number. Received: rate={rate}"
-            )
+        check_positive(rate=rate)
         self.rate = float(rate)
         self.data_format = check_data_format(data_format)
 

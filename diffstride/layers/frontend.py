@@ -4,16 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from diffstride.validation import check_floating_point, is_number
-
-
-def check_positive(**arguments):
-    """Each argument must be a positive number."""
-    for name, value in arguments.items():
-        if not is_number(value) or not value > 0:
-            raise ValueError(
-                f"`{name}` must be a positive number. Received: {name}={value}"
-            )
+from diffstride.validation import check_floating_point, check_positive
 
 
 def check_band_limits(fmin, fmax, sample_rate):

@@ -7,12 +7,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from diffstride.layers.frontend import (
-    BaseFrontend,
-    check_band_limits,
-    check_positive,
-)
+from diffstride.layers.frontend import BaseFrontend, check_band_limits
 from diffstride.ops.filterbanks import mel_points
+from diffstride.validation import check_positive
 
 
 @keras.saving.register_keras_serializable(package="diffstride")

@@ -3,10 +3,9 @@
 import keras
 from keras import ops
 
-from diffstride.layers.frontend import check_positive
 from diffstride.layers.limits import Limits
 from diffstride.ops.filterbanks import running_mean
-from diffstride.validation import is_number
+from diffstride.validation import check_positive, is_number
 
 # The range in which training keeps each weight. A power of zero would leave
 # nothing of the sound, a smoothing of one has no memory, and the gradient of

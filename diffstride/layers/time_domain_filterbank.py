@@ -5,8 +5,8 @@ import numpy as np
 from keras import ops
 
 from diffstride.layers.filterbank import BaseFilterbank
-from diffstride.layers.frontend import check_positive
 from diffstride.ops.filterbanks import WIDTH_PRODUCT, gabor_filters, mel_bands
+from diffstride.validation import check_positive
 
 
 @keras.saving.register_keras_serializable(package="diffstride")

@@ -5,7 +5,18 @@ import numpy as np
 
 from diffstride.analysis.keras_graph import sublayers
 from diffstride.layers.compiled_functions import CompiledFunction
+from diffstride.layers.frame_rate import FrameRate
 from diffstride.layers.frame_reduction import BaseFrameReduction
+
+
+def ranges_to_draw_from(model: keras.Model) -> list[FrameRate]:
+    """The rates of all layers of a model whose `reduction_rate` is a range."""
+    return [
+        layer.frame_rate
+        for layer in sublayers(model)
+        if isinstance(layer, BaseFrameReduction)
+        and isinstance(layer.reduction_rate, tuple)
+    ]
 
 
 class DrawReductionRate(keras.callbacks.Callback):
@@ -59,12 +70,7 @@ class DrawReductionRate(keras.callbacks.Callback):
         self._rates = []
 
     def on_train_begin(self, logs=None):
-        self._rates = [
-            layer.frame_rate
-            for layer in sublayers(self.model)
-            if isinstance(layer, BaseFrameReduction)
-            and isinstance(layer.reduction_rate, tuple)
-        ]
+        self._rates = ranges_to_draw_from(self.model)
         if self._rates:
             # Otherwise the first function would be compiled twice.
             CompiledFunction.of(self.model, "train_function").take_over()

@@ -22,14 +22,9 @@ from diffstride.data.augment_on_device import (
     draw_epoch,
     take_points,
 )
-from diffstride.training import callbacks as callbacks_lib
-from diffstride.training.draw_reduction_rate import DrawReductionRate
 from diffstride.training.macs_budget import MacsBudget
 from diffstride.training.run import Run
-from diffstride.training.shift_consistency import (
-    RecordShiftConsistency,
-    draw_shifts,
-)
+from diffstride.training.shift_consistency import draw_shifts
 from diffstride.validation import ConfigError
 
 
@@ -186,24 +181,10 @@ class DeviceRun(Run):
         self, callbacks, checkpoint_steps, monitor, asked_to_end, tensorboard
     ):
         """Trains from the first epoch to the last; arguments as in `Run`."""
-        # The draws of a rate are for frames of sounds.
-        callbacks = [c for c in callbacks if type(c) is not DrawReductionRate]
         self._check(callbacks, checkpoint_steps, monitor)
         network, progress = self.model, self.progress
         self._on_device.start(network, self.data)
-        recorder = callbacks_lib.Recorder(
-            progress,
-            self.workdir / "history.jsonl",
-            self.data.input_shape,
-            self.refresh,
-        )
-        beside = [callbacks_lib.StopOnNaN(progress, self.checkpoints), recorder]
-        if self.shift_consistency:
-            beside.append(
-                RecordShiftConsistency(
-                    self._measure, self.shift_consistency_every, self, recorder
-                )
-            )
+        recorder, beside = self._observers(self._measure)
         steps = self.data.train_steps
         callbacks = keras.callbacks.CallbackList(
             [*beside, *callbacks],

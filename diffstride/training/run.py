@@ -82,12 +82,7 @@ class Run:
             tensorboard: whether to write for TensorBoard.
         """
         progress, train_steps = self.progress, self.data.train_steps
-        recorder = callbacks_lib.Recorder(
-            progress,
-            self.workdir / "history.jsonl",
-            self.data.input_shape,
-            self.refresh,
-        )
+        recorder, beside = self._observers(self.shift_consistency)
         checkpointing = Checkpointing(
             self.checkpoints,
             progress,
@@ -97,16 +92,6 @@ class Run:
             asked_to_end=asked_to_end,
             callbacks=callbacks,
         )
-        beside = [callbacks_lib.StopOnNaN(progress, self.checkpoints), recorder]
-        if self.shift_consistency:
-            beside.append(
-                RecordShiftConsistency(
-                    self.shift_consistency,
-                    self.shift_consistency_every,
-                    self,
-                    recorder,
-                )
-            )
         if tensorboard and callbacks_lib.tensorboard_is_installed():
             log_dir = self.workdir / "tensorboard"
             beside.append(
@@ -150,6 +135,35 @@ class Run:
         recorder.write()
         if not self._is_finished():
             self._fit(beside)
+
+    def _observers(self, measure_shift_consistency):
+        """The recorder, and the callbacks that come before all others.
+
+        Args:
+            measure_shift_consistency: function of a model and of a function
+                that makes batches. It is called only where the run asks for
+                the shift consistency.
+        """
+        recorder = callbacks_lib.Recorder(
+            self.progress,
+            self.workdir / "history.jsonl",
+            self.data.input_shape,
+            self.refresh,
+        )
+        observers = [
+            callbacks_lib.StopOnNaN(self.progress, self.checkpoints),
+            recorder,
+        ]
+        if self.shift_consistency:
+            observers.append(
+                RecordShiftConsistency(
+                    measure_shift_consistency,
+                    self.shift_consistency_every,
+                    self,
+                    recorder,
+                )
+            )
+        return recorder, observers
 
     def load(self):
         """The latest checkpoint, the same one for all processes."""

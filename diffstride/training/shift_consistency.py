@@ -207,11 +207,7 @@ class RecordShiftConsistency(keras.callbacks.Callback):
 def check_shifts(data: Dataset, max_shift: int) -> None:
     """Refuses data that have no images to move, or images too small for it."""
     shape = data.input_shape
-    if (
-        len(shape) != 3
-        or data.label_shape
-        or isinstance(data.num_classes, dict)
-    ):
+    if not data.has_images_of_a_class:
         raise ConfigError(
             "`shift_consistency` must be None for data that are not images of "
             f"a class each. Received: shift_consistency={max_shift} for "

@@ -40,12 +40,7 @@ class MirrorAverage(keras.Model):
 
 def check_test_flips(data: Dataset) -> None:
     """Refuses data whose examples are not images with a class."""
-    if (
-        len(data.input_shape) != 3
-        or data.label_shape
-        or data.sample_rate is not None
-        or isinstance(data.num_classes, dict)
-    ):
+    if not data.has_images_of_a_class:
         raise ConfigError(
             "`test_flips` must be False for data that are not images with a "
             f"class each. Received: test_flips=True, data={data.name!r}"

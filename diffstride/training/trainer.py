@@ -23,7 +23,10 @@ from diffstride.training import (
 )
 from diffstride.training.adaptation import adapt
 from diffstride.training.arguments import check
-from diffstride.training.draw_reduction_rate import DrawReductionRate
+from diffstride.training.draw_reduction_rate import (
+    DrawReductionRate,
+    ranges_to_draw_from,
+)
 from diffstride.training.label_map_pictures import PredictionPictures
 from diffstride.training.macs_budget import MacsBudget
 from diffstride.training.on_device import DeviceRun, OnDevice
@@ -259,9 +262,8 @@ def train(
         costs = StrideCosts(network, data.input_shape)
         budget = MacsBudget(check_target(target_macs, costs), data.input_shape)
         callbacks = [budget, *callbacks]
-    if not sizes_can_follow() and not any(
-        isinstance(callback, DrawReductionRate) for callback in callbacks
-    ):
+    draws = any(isinstance(each, DrawReductionRate) for each in callbacks)
+    if not draws and not sizes_can_follow() and ranges_to_draw_from(network):
         callbacks = [DrawReductionRate(seed=seed), *callbacks]
     if pictures_every:
         callbacks = [
