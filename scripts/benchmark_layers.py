@@ -37,16 +37,18 @@ SHAPES = [(32, 32, 128), (16, 16, 256), (56, 56, 64), (100, 64, 64)]
 class Rfft2dPooling(keras.layers.Layer):
     """DiffStride by two-dimensional Fourier transforms, on even sizes."""
 
-    def __init__(self, channels_first=False):
-        super().__init__()
+    def __init__(self, stride=2, channels_first=False, **kwargs):
+        super().__init__(**kwargs)
+        self.stride = stride
         self.channels_first = channels_first
 
     def build(self, input_shape):
         self.strides = self.add_weight(
-            shape=(2,), initializer=keras.initializers.Constant(2.0)
+            shape=(2,), initializer=keras.initializers.Constant(self.stride)
         )
 
-    def call(self, x):
+    def call(self, inputs):
+        x = ops.cast(inputs, "float32")
         if not self.channels_first:
             x = ops.transpose(x, (0, 3, 1, 2))
         height, width = x.shape[2:]
@@ -59,12 +61,26 @@ class Rfft2dPooling(keras.layers.Layer):
                 [(height, rows), (width, columns)]
             )
         )
-        x = filter_and_crop(x, row_mask, column_mask)
+        x = filter_and_crop(x, row_mask, column_mask, self.stride)
+        x = ops.cast(x, inputs.dtype)
         return x if self.channels_first else ops.transpose(x, (0, 2, 3, 1))
 
+    def compute_output_shape(self, input_shape):
+        shape = list(input_shape)
+        for axis in (2, 3) if self.channels_first else (1, 2):
+            shape[axis] = 2 * bins(shape[axis], self.stride)
+        return tuple(shape)
 
-def filter_and_crop(x, row_mask, column_mask):
+
+def bins(size, stride):
+    """Half of the size that a map has after strides."""
+    return min(size // (2 * stride) + 4, size // 2)
+
+
+def filter_and_crop(x, row_mask, column_mask, stride):
     """rfft2, product with the mask, gathers, irfft2 of the backend."""
+    # The sizes are those of the first strides, which stay as they are here.
+    height, width = (bins(size, stride) for size in x.shape[2:])
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -72,15 +88,12 @@ def filter_and_crop(x, row_mask, column_mask):
         y = tf.signal.rfft2d(x) * tf.cast(mask, tf.complex64)
         y = tf.gather(y, tf.where(row_mask > 0)[:, 0], axis=2)
         y = tf.gather(y, tf.where(column_mask > 0)[:, 0], axis=3)
-        return tf.signal.irfft2d(y)
+        shape = (*x.shape[:2], 2 * height, 2 * width)
+        return tf.ensure_shape(tf.signal.irfft2d(y), shape)
     import jax.numpy as jnp
 
-    # JAX needs sizes: those of stride 2, at which this script measures.
-    height, width = x.shape[2:]
-    bins = min(height // 4 + 4, height // 2)
-    rows = np.r_[:bins, -bins:0]
     y = jnp.fft.rfft2(x) * (row_mask[:, None] * column_mask[None, :])
-    y = y[:, :, rows][..., : min(width // 4 + 5, width // 2 + 1)]
+    y = y[:, :, np.r_[:height, -height:0], : width + 1]
     return jnp.fft.irfft2(y)
 
 

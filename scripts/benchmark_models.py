@@ -3,13 +3,19 @@
 
     python scripts/benchmark_models.py
     python scripts/benchmark_models.py --models resnet18 --batch_size 256
+    KERAS_BACKEND=jax python scripts/benchmark_models.py --models resnet18 \
+        --batch_size 512 --dtype_policy mixed_bfloat16 --steps 20   # on a GPU
 
 For every model: milliseconds of a training step and of inference, the peak
 memory that training adds, operations, each with its ratio to the model with
 strided convolutions (as in Table A.2 of Riad et al., 2022), and the sizes of
 the maps after each downsampling layer. The variants of a model take turns
 within each of `--repeats` rounds; figures are medians over the rounds. Rows
-that end with "before" are networks with `pooling_order="before"`.
+that end with "before" are networks with `pooling_order="before"`. "rfft2d" is
+DiffStride by two-dimensional Fourier transforms, as in benchmark_layers.py.
+
+Under JAX the `--steps` training steps of a round follow one another on the
+device, and the host waits for the last one only.
 """
 
 import argparse
@@ -19,6 +25,7 @@ import pathlib
 import keras
 import measure
 import numpy as np
+from benchmark_layers import Rfft2dPooling
 
 from diffstride import (
     DiffStride,
@@ -69,6 +76,10 @@ POOLINGS = {
     ),
     "DiffStride inside": (_INSIDE, "after"),
     "DiffStride inside before": (_INSIDE, "before"),
+    "rfft2d": (
+        lambda strides, name, **_: Rfft2dPooling(strides[0], name=name),
+        "after",
+    ),
 }
 
 
@@ -84,22 +95,53 @@ def build(model, pooling):
     )
 
 
-def make_steps(model, pooling, batch_size, jit_compile):
-    """Functions that train on a batch and that predict it."""
+def make_steps(model, pooling, args, batch_size=None):
+    """Functions that train on a batch `args.steps` times and that predict it."""
     network = build(model, pooling)
     network.compile(
         # So slow that strides, and with them sizes, stay where they are.
         keras.optimizers.SGD(1e-9, momentum=0.9),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        jit_compile=jit_compile,
+        jit_compile=args.jit_compile,
     )
+    batch_size = batch_size or args.batch_size
     generator = np.random.default_rng(0)
     x = generator.standard_normal((batch_size, *MODELS[model][0]), "float32")
     y = generator.integers(0, 10, batch_size)
-    return (
-        lambda: network.train_on_batch(x, y),
-        lambda: network.predict_on_batch(x),
+    train_step = functools.partial(network.train_on_batch, x, y)
+    if keras.backend.backend() == "jax":
+        train_step = step_on_device(network, x, y)
+
+    def train():
+        results = [train_step() for _ in range(args.steps)]
+        keras.tree.map_structure(np.asarray, results[-1])
+
+    return train, lambda: network.predict_on_batch(x)
+
+
+def step_on_device(network, x, y):
+    """A training step of JAX that leaves all results on the device."""
+    import jax
+
+    network.optimizer.build(network.trainable_variables)
+    network.compute_loss(y=y[:1], y_pred=np.zeros((1, 10)))  # Makes metrics.
+    groups = (
+        network.trainable_variables,
+        network.non_trainable_variables,
+        network.optimizer.variables,
+        network.metrics_variables,
     )
+    # Copies, because a step takes the memory of the state that it is given.
+    state = tuple([v.value.copy() for v in group] for group in groups)
+    batch = jax.device_put((x, y))
+    compiled = jax.jit(network.train_step, donate_argnums=0)
+
+    def step():
+        nonlocal state
+        logs, state = compiled(state, batch)
+        return logs
+
+    return step
 
 
 def describe(model, pooling):
@@ -116,27 +158,31 @@ def describe(model, pooling):
 
 def measure_model(model, poolings, args):
     steps = {
-        pooling: make_steps(model, pooling, args.batch_size, args.jit_compile)
-        for pooling in poolings
+        pooling: make_steps(model, pooling, args) for pooling in poolings
     }
-    training, inference = measure.median_of_pairs(steps, args.repeats)
+    first, second = (
+        {pooling: pair[i] for pooling, pair in steps.items()} for i in (0, 1)
+    )
+    training = measure.median_milliseconds(first, args.repeats)
+    if not args.no_inference:
+        inference = measure.median_milliseconds(second, args.repeats)
     rows = {}
     for pooling in poolings:
         macs, sizes = describe(model, pooling)
-        rows[pooling] = {
-            "training_ms": training[pooling],
-            "inference_ms": inference[pooling],
-            "million_macs": macs,
-            "sizes": sizes,
-        }
+        row = rows[pooling] = {"training_ms": training[pooling] / args.steps}
+        if not args.no_inference:
+            row["inference_ms"] = inference[pooling]
+        row |= {"million_macs": macs, "sizes": sizes}
         if not args.no_memory:
-            rows[pooling]["memory_mib"] = measure.number_from_process(
+            row["memory_mib"] = measure.number_from_process(
                 "--memory_of",
                 pooling,
                 "--models",
                 model,
                 "--batch_size",
                 args.batch_size,
+                "--dtype_policy",
+                args.dtype_policy,
             )
     return rows
 
@@ -170,15 +216,23 @@ def main():
     )
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument(
+        "--steps", type=int, default=1, help="training steps in a round"
+    )
+    parser.add_argument("--dtype_policy", default="float32")
     parser.add_argument("--jit_compile", action="store_true", help="use XLA")
+    parser.add_argument("--no_inference", action="store_true")
     parser.add_argument("--no_memory", action="store_true")
     parser.add_argument("--json", type=pathlib.Path, help="file to write")
     parser.add_argument("--memory_of", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    keras.config.set_dtype_policy(args.dtype_policy)
     if args.memory_of:
         (model,) = args.models
-        make_steps(model, args.memory_of, 1, False)[0]()
-        training, _ = make_steps(model, args.memory_of, args.batch_size, False)
+        if not measure.jax_memory():
+            # What starting to compute costs, whatever the model.
+            make_steps(model, args.memory_of, args, batch_size=1)[0]()
+        training, _ = make_steps(model, args.memory_of, args)
         print(measure.added_memory(training))
         return
     results = {}
@@ -190,6 +244,8 @@ def main():
             args.json,
             batch_size=args.batch_size,
             repeats=args.repeats,
+            steps=args.steps,
+            dtype_policy=args.dtype_policy,
             results=results,
         )
 

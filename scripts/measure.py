@@ -55,16 +55,22 @@ def added_memory(step, repeats=3):
     return memory(peak=True) - before
 
 
+def jax_memory():
+    """What JAX says of the memory of its GPU. None on a CPU."""
+    if keras.backend.backend() != "jax":
+        return None
+    import jax
+
+    return jax.devices()[0].memory_stats()
+
+
 def memory(peak=False):
     """MiB in use by this process, or by its GPU, now or at most."""
-    if keras.backend.backend() == "jax":
-        import jax
-
-        device = jax.devices()[0].memory_stats()
-        if device:
-            key = "peak_bytes_in_use" if peak else "bytes_in_use"
-            return device[key] / 2**20
-    else:
+    device = jax_memory()
+    if device:
+        key = "peak_bytes_in_use" if peak else "bytes_in_use"
+        return device[key] / 2**20
+    if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
         if tf.config.list_physical_devices("GPU"):
