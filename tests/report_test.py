@@ -767,10 +767,16 @@ def test_frames_per_second(lines, expected):
 
 
 def test_frames_per_second_of_another_front_end():
-    config = ["frontend.LEAF.hop_ms = 5.0", "LEAF.num_filters = 40"]
-    run = FinishedRun("", {}, 1, None, [{}], config)
+    config = [
+        "NUM_BANDS = 40",
+        "frontend.LEAF.hop_ms = 5.0",
+        "LEAF.num_filters = %NUM_BANDS",
+    ]
+    strides = {"strides": {"pooling": [2.0, 2.0]}, "sizes": {"pooling": [9, 9]}}
+    run = FinishedRun("", {}, 1, None, [strides], config)
     assert run.frames_per_second == 200
     assert run.axis_names == ("time", "frequency")
+    assert run.cutoffs == (50.0, 10 / 40)
 
 
 def test_colors_are_different_for_many_labels():

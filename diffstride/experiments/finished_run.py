@@ -56,9 +56,14 @@ class FinishedRun:
         return parameters
 
     def parameter(self, name, default=None):
-        """The value of a parameter, whatever of: `strides` or `train.model`."""
+        """The value of a parameter, whatever of: `strides` or `train.model`.
+
+        Of a macro such as `%STRIDES`, what it stands for.
+        """
         for key, value in self.parameters.items():
             if key == name or key.endswith(f".{name}"):
+                while isinstance(value, str) and value.startswith("%"):
+                    value = self.parameters.get(value[1:])
                 return value
         return default
 
@@ -168,8 +173,6 @@ class FinishedRun:
     def _reduction_rate(self):
         """The share of frames that the frame reduction removes."""
         layer = self.parameter("frame_reduction")
-        while isinstance(layer, str) and layer.startswith("%"):
-            layer = self.parameters.get(layer[1:])
         if isinstance(layer, str) and layer.endswith(".all_frames"):
             return 0
         rate = self.parameter("reduction_rate") or 0
