@@ -157,9 +157,7 @@ def describe(model, pooling):
 
 
 def measure_model(model, poolings, args):
-    steps = {
-        pooling: make_steps(model, pooling, args) for pooling in poolings
-    }
+    steps = {pooling: make_steps(model, pooling, args) for pooling in poolings}
     first, second = (
         {pooling: pair[i] for pooling, pair in steps.items()} for i in (0, 1)
     )
