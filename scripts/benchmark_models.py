@@ -96,7 +96,7 @@ def build(model, pooling):
 
 
 def make_steps(model, pooling, args, batch_size=None):
-    """Functions that train on a batch `args.steps` times and that predict it."""
+    """Functions that train on a batch, `args.steps` times, and predict it."""
     network = build(model, pooling)
     network.compile(
         # So slow that strides, and with them sizes, stay where they are.
