@@ -6,9 +6,10 @@
 Each argument is the work directory of a run, or a directory of runs such as
 that of a sweep. A model whose rate was drawn from a range gives a curve; the
 models beside it were trained for one rate, which is marked. Runs that differ in
-their seeds or folds only are one line: mean and standard deviation. The data
-are those of `val_accuracy` in the history of a run. Runs without a reduction
-rate are left out.
+their seeds or folds only are one line: mean and standard deviation. The axis of
+the folds is the one that is named `fold` or sets nothing but `test_fold`. The
+data are those of `val_accuracy` in the history of a run. Runs without a
+reduction rate are left out.
 
 It prints a table, and writes `OUTPUT.json` and, where matplotlib is installed,
 `OUTPUT.png`.
@@ -33,24 +34,34 @@ RATES = (0.25, 0.375, 0.5, 0.625, 0.75)
 
 
 def groups_of(path):
-    """Dict from a label to the directories of the runs that it stands for."""
+    """Dict from a label to directories of runs.
+
+    The runs of a label differ in their seeds and their folds only.
+    """
     if (path / "model.keras").exists():
         return {path.resolve().name: [path]}
     folder = read_folder(path)
-    return {
-        label: [folder.path / run.name for run in runs]
-        for label, runs in folder.configurations().items()
-    }
+    axes = [axis for axis in folder.axes if not is_of_folds(folder, axis)]
+    groups = {}
+    for run in folder.runs:
+        label = folder.row(run, axes)
+        groups.setdefault(label, []).append(folder.path / run.name)
+    return groups
 
 
-def merged_folds(groups):
-    """Groups whose labels differ in the fold only are one, as seeds are."""
-    merged = {}
-    for label, runs in groups.items():
-        parts = label.split(", ")
-        kept = ", ".join(part for part in parts if not part.isdigit())
-        merged.setdefault(kept or label, []).extend(runs)
-    return merged
+def is_of_folds(folder, axis):
+    """Whether the choices of an axis are which fold to test on."""
+    if axis == "fold" or folder.sweep is None:
+        return axis == "fold"
+    return all(
+        not choice.files
+        and choice.params
+        and all(
+            param.partition(" = ")[0].endswith(".test_fold")
+            for param in choice.params
+        )
+        for choice in folder.sweep.axes[axis]
+    )
 
 
 def load(run):
@@ -107,11 +118,12 @@ def curves(paths, rates):
     """Dict from a label to what its runs give at each rate."""
     found = {}
     for path in paths:
-        for label, runs in merged_folds(groups_of(path)).items():
+        for label, runs in groups_of(path).items():
             results = [evaluate(run, rates) for run in runs]
             results = [result for result in results if result is not None]
             if results:
                 trained, _, macs = results[0]
+                check_one_rate(label, [rate for rate, _, _ in results])
                 found[label] = {
                     "trained": trained,
                     "rates": list(rates),
@@ -120,6 +132,16 @@ def curves(paths, rates):
                 }
                 print(row(label, found[label]), flush=True)
     return found
+
+
+def check_one_rate(label, trained):
+    """Models of several rates have no mean that says anything."""
+    if len(set(trained)) > 1:
+        raise SystemExit(
+            "The runs of a line must be trained with one reduction rate. "
+            f"Received: runs of '{label}' with {sorted(set(trained), key=str)}."
+            " Give directories whose sweep has an axis for the rate."
+        )
 
 
 def row(label, curve):

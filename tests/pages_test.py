@@ -65,7 +65,6 @@ def test_snippets_run(page, tmp_path, monkeypatch):
         "keras": keras,
         "diffstride": diffstride,
         "images": np.ones((2, 96, 96, 3)),
-        "waveform": np.zeros(40000, "float32"),
         "y": np.ones((2, 1)),
     }
     for snippet in re.findall(r"```python\n(.*?)```", PAGES[page], re.DOTALL):
@@ -79,6 +78,14 @@ def test_snippets_run(page, tmp_path, monkeypatch):
         own = {"model": model, "x": x, "main": tensor, "shortcut": tensor}
         own["skip"] = tensor
         exec(snippet, names | own)
+
+
+def test_snippets_of_the_page_on_sounds_import_what_they_use():
+    page = PAGES["docs/guides/sounds.md"]
+    for snippet in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        used = set(re.findall(r"\b(keras|np)\.", snippet))
+        imported = set(re.findall(r"(?:import|as) (\w+)", snippet))
+        assert used <= imported, snippet
 
 
 @pytest.mark.parametrize("name", diffstride.__all__)

@@ -106,6 +106,23 @@ def test_unknown_sizes_compiled_in_fit():
     assert model.layers[0].compute_output_shape((2, 5, 12)) == (2, 5, 12)
 
 
+@pytest.mark.filterwarnings("error:Layer")
+def test_a_mask_of_padding_goes_on():
+    x = spectrograms()
+    x[:, 15:] = 0
+    model = keras.Sequential(
+        [
+            keras.layers.Masking(),
+            SpecAugment(time_rate=0, frequency_rate=0),
+            keras.layers.GlobalAveragePooling1D(),
+        ]
+    )
+    for training in (True, False):
+        np.testing.assert_allclose(
+            model(x, training=training), x[:, :15].mean(axis=1), rtol=1e-5
+        )
+
+
 def test_mixed_precision_and_config():
     layer = SpecAugment(
         0.2, 0.3, time_masks=2, frequency_masks=3, seed=4, dtype="mixed_float16"

@@ -19,7 +19,8 @@ class SpecAugment(keras.layers.Layer):
     spectrogram, which is the zero of a normalized one. The defaults are those
     of PSLA and of the DiffRes paper.
 
-    Only training masks: elsewhere the layer returns its input.
+    Only training masks: elsewhere the layer returns its input. A Keras mask of
+    padding goes on to the next layer.
 
     Args:
         time_rate: number between 0 and 1. The largest share of time that a
@@ -84,6 +85,7 @@ class SpecAugment(keras.layers.Layer):
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.input_spec = keras.layers.InputSpec(min_ndim=3, max_ndim=4)
+        self.supports_masking = True
 
     def build(self, input_shape):
         pass

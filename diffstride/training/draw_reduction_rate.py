@@ -1,5 +1,7 @@
 """A callback that draws how many frames are left in each step of training."""
 
+import numbers
+
 import keras
 import numpy as np
 
@@ -36,7 +38,7 @@ class DrawReductionRate(keras.callbacks.Callback):
     Args:
         num_rates: integer. From how many rates to draw. They are at equal
             distances, and the ends of the range are among them.
-        seed: integer.
+        seed: integer of 0 or more.
 
     Example:
 
@@ -59,13 +61,18 @@ class DrawReductionRate(keras.callbacks.Callback):
 
     def __init__(self, num_rates: int = 4, seed: int = 0):
         super().__init__()
-        if type(num_rates) is not int or num_rates < 2:
-            raise ValueError(
-                "`num_rates` must be an integer of 2 or more. "
-                f"Received: num_rates={num_rates}"
-            )
-        self.num_rates = num_rates
-        self.seed = seed
+        for name, value, least in [
+            ("num_rates", num_rates, 2),
+            ("seed", seed, 0),
+        ]:
+            is_integer = isinstance(value, numbers.Integral)
+            if not is_integer or isinstance(value, bool) or value < least:
+                raise ValueError(
+                    f"`{name}` must be an integer of {least} or more. "
+                    f"Received: {name}={value!r}"
+                )
+        self.num_rates = int(num_rates)
+        self.seed = int(seed)
         self._epoch = 0
         self._rates = []
 
