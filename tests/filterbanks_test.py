@@ -128,6 +128,26 @@ def test_running_mean_is_the_recursion(frames):
     )
 
 
+@pytest.mark.parametrize("culprit", [np.nan, np.inf])
+def test_running_mean_of_what_is_not_finite(culprit):
+    energies = np.abs(random((2, 200, 2)))
+    energies[0, 100, 0] = culprit
+    energies[1, 0, 1] = culprit
+    smoothing = np.array([0.04, 0.5], "float32")
+    np.testing.assert_allclose(
+        value(filterbanks.running_mean, energies, smoothing),
+        running_means(energies.astype("float64"), smoothing),
+        rtol=2e-5,
+    )
+
+
+def test_running_mean_of_no_frames():
+    energies = np.zeros((2, 0, 3), "float32")
+    smoothing = np.full(3, 0.1, "float32")
+    found = value(filterbanks.running_mean, energies, smoothing)
+    assert found.shape == (2, 0, 3)
+
+
 def test_gradients_of_the_running_mean():
     energies = np.abs(random((1, 300, 2)))
     smoothing = np.array([0.05, 0.3], "float32")

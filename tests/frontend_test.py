@@ -29,8 +29,8 @@ FRONTENDS = {
 LEARNED = [name for name in FRONTENDS if name != "mel"]
 
 
-def frontend(name, **kwargs):
-    make, arguments = FRONTENDS[name]
+def frontend(kind, **kwargs):
+    make, arguments = FRONTENDS[kind]
     return make(**{**RATE, **arguments, **kwargs})
 
 
@@ -49,8 +49,9 @@ def test_frames_are_those_of_the_mel_spectrogram(name, center):
         *(2, 21 if center else 18),
         *(4, 1),
     )
-    with pytest.raises(ValueError, match="must last a window or more, 50 "):
-        frontend(name)(np.zeros((1, 49), "float32"))
+    message = "layer 'x' must last a window or more, 50 .*49 .*`window_ms`"
+    with pytest.raises(ValueError, match=message):
+        frontend(name, name="x")(np.zeros((1, 49), "float32"))
 
 
 @pytest.mark.parametrize("center", [False, True])
@@ -78,6 +79,54 @@ def test_any_length_in_one_model(name):
             rtol=1e-4,
             atol=1e-5,
         )
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("center", [False, True])
+@pytest.mark.parametrize("name", FRONTENDS)
+def test_a_short_clip_of_unknown_length_is_padded(name, center):
+    import tensorflow as tf
+
+    layer = frontend(name, center=center)
+    function = tf.function(
+        layer, input_signature=[tf.TensorSpec([None, None], "float32")]
+    )
+    for samples in (0, 19, 50):
+        x = random((2, samples))
+        # Its zeros change nothing: they are where the padding of `center` is.
+        padded = np.pad(x, [(0, 0), (0, 50 - samples)])
+        expected = layer(padded)[:, : 1 + (samples // 20 if center else 0)]
+        assert np.isfinite(expected).all()
+        np.testing.assert_allclose(function(x), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", FRONTENDS)
+def test_an_empty_batch_has_frames(name):
+    layer = frontend(name)
+    assert layer(np.zeros((0, 409), "float32")).shape == (0, 18, 4, 1)
+    outputs = model(layer).predict_on_batch(np.zeros((0, 409), "float32"))
+    assert outputs.shape == (0, 18, 4, 1)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("name", FRONTENDS)
+def test_an_empty_batch_of_unknown_size_has_frames(name):
+    import tensorflow as tf
+
+    function = tf.function(
+        frontend(name), input_signature=[tf.TensorSpec([None, None])]
+    )
+    assert function(np.zeros((0, 409), "float32")).shape == (0, 18, 4, 1)
+
+
+@pytest.mark.parametrize("name", FRONTENDS)
+def test_a_nan_changes_no_frame_long_before_it(name):
+    x = random((1, 2000))
+    expected = value(frontend(name), x)[:, :60]
+    x[:, 1800] = np.nan
+    found = value(frontend(name), x)
+    np.testing.assert_allclose(found[:, :60], expected, rtol=1e-4, atol=1e-5)
+    assert np.isnan(found[:, 89]).all()
 
 
 @pytest.mark.parametrize("name", FRONTENDS)

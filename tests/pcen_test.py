@@ -122,6 +122,24 @@ def test_energies_are_what_the_logarithm_is_of():
     )
 
 
+def test_a_mask_goes_through_it():
+    """The frames that follow a clip have no share in its average."""
+    layer = PCEN()
+    model = keras.Sequential(
+        [
+            keras.Input((None, 4)),
+            keras.layers.Masking(100),
+            layer,
+            keras.layers.GlobalAveragePooling1D(),
+        ]
+    )
+    x = np.square(random((1, 20, 4)))
+    padded = np.pad(x, [(0, 0), (0, 12), (0, 0)], constant_values=100)
+    np.testing.assert_allclose(
+        model.predict_on_batch(padded), value(layer, x).mean(axis=1), rtol=1e-4
+    )
+
+
 def test_errors():
     for arguments, message in [
         ({"gain": 1.5}, "`gain` must be a number from 0.0 to 1.0.*gain=1.5"),

@@ -28,6 +28,9 @@ class BaseFrontend(keras.layers.Layer):
     because quiet samples are below the resolution of float16; only the result
     is cast.
 
+    A waveform must last a window or more. Where its length is known only when
+    the graph runs, a shorter one gets zeros at its end, up to one frame.
+
     A subclass implements `_features`, from (batch, samples) in float32 to
     (batch, frames, bands), and `frequency_responses`.
 
@@ -77,15 +80,20 @@ class BaseFrontend(keras.layers.Layer):
         before = self._window_length // 2
         return before, self._window_length - before
 
+    def _fewest_samples(self):
+        """Samples that the first frame needs of the waveform."""
+        return self._frame_length() - sum(self._padding())
+
     def _frames(self, samples):
-        samples += sum(self._padding()) - self._frame_length()
+        samples -= self._fewest_samples()
         return max(0, 1 + samples // self._hop_length)
 
     def _check_length(self, samples):
         if samples is not None and self._frames(samples) < 1:
             raise ValueError(
-                "The waveform must last a window or more, "
-                f"{self._window_length} samples. Received: {samples} samples"
+                f"`inputs` of layer '{self.name}' must last a window or more, "
+                f"{self._fewest_samples()} samples. Received: {samples} "
+                "samples. Pad them with zeros, or pass a shorter `window_ms`."
             )
 
     def _check_floating(self, inputs):
@@ -105,7 +113,18 @@ class BaseFrontend(keras.layers.Layer):
     def call(self, inputs):
         self._check_floating(inputs)
         self._check_length(inputs.shape[-1])
-        features = self._features(ops.cast(inputs, "float32"))
+        if inputs.shape[0] == 0 and inputs.shape[1] is not None:
+            # Transforms and convolutions of some backends return other shapes
+            # for an empty batch.
+            shape = self.compute_output_shape(inputs.shape)
+            return ops.zeros(shape, self._output_dtype())
+        waveforms = ops.cast(inputs, "float32")
+        if inputs.shape[1] is None:
+            missing = self._fewest_samples() - ops.shape(inputs)[1]
+            waveforms = ops.pad(
+                waveforms, [(0, 0), (0, ops.maximum(missing, 0))]
+            )
+        features = self._features(waveforms)
         return ops.cast(ops.expand_dims(features, -1), self._output_dtype())
 
     def _features(self, waveforms):

@@ -35,7 +35,11 @@ class PCEN(keras.layers.Layer):
 
     Everything is computed in float32, powers as exponentials of logarithms,
     and the running mean by products with small matrices instead of a loop.
-    Negative inputs count as zero.
+    Negative inputs count as zero. After a NaN or an infinity, the later frames
+    of that band are not finite either, because the mean remembers it.
+
+    The layer passes a mask of frames on. A mean has seen no later frame, so
+    padding at the end of a clip changes nothing before it.
 
     The layer takes energies, not their logarithms:
     `LogMelSpectrogram(log_offset=None)` returns them. Its output is on a
@@ -102,6 +106,7 @@ class PCEN(keras.layers.Layer):
         self.smoothing = smoothing
         self.epsilon = epsilon
         self.input_spec = keras.layers.InputSpec(min_ndim=3, max_ndim=4)
+        self.supports_masking = True
 
     def build(self, input_shape):
         if input_shape[2] is None or tuple(input_shape[3:]) not in ((), (1,)):

@@ -166,17 +166,19 @@ def weighted_sums(inputs, weights, stride):
     Returns:
         Tensor (batch, 1 + (samples - window) // stride, bands).
     """
+    window, bands = weights.shape
+    batch, samples, _ = ops.shape(inputs)
+    frames = 1 + (samples - window) // stride
     if keras.backend.backend() != "jax":
-        return ops.depthwise_conv(
+        sums = ops.depthwise_conv(
             inputs,
             weights[..., None],
             strides=stride,
             padding="valid",
             data_format="channels_last",
         )
-    window, bands = weights.shape
-    batch, samples, _ = ops.shape(inputs)
-    frames = 1 + (samples - window) // stride
+        # TensorFlow returns the shape of the inputs for an empty batch.
+        return ops.reshape(sums, (batch, frames, bands))
     # A window is a few blocks of `stride` samples.
     parts = -(-window // stride)
     missing = parts * stride - window
@@ -199,6 +201,10 @@ def running_mean(inputs, smoothing):
     recursion is a product with a matrix of powers of 1 - s. So there is no loop
     over frames, any number of frames will do, and no power is above one.
 
+    As in the recursion, an infinity or a NaN changes only its own frame and
+    later ones: a product with a matrix would take it to all frames, because
+    zero times infinity is NaN. So it is left out of the products.
+
     Args:
         inputs: tensor (batch, frames, bands), E, in float32.
         smoothing: tensor (bands,), s, between 0 and 1.
@@ -206,11 +212,13 @@ def running_mean(inputs, smoothing):
     Returns:
         Tensor of the shape of `inputs`.
     """
+    finite = ops.isfinite(inputs)
+    energies = ops.where(finite, inputs, 0.0)
     batch, frames, bands = ops.shape(inputs)
-    block = min(BLOCK, frames) if isinstance(frames, int) else BLOCK
+    block = max(1, min(BLOCK, frames)) if isinstance(frames, int) else BLOCK
     blocks = (frames + block - 1) // block
     # Pad by a constant and cut, because the number of frames may be a tensor.
-    padded = ops.pad(inputs, [(0, 0), (0, block - 1), (0, 0)])
+    padded = ops.pad(energies, [(0, 0), (0, block - 1), (0, 0)])
     padded = padded[:, : blocks * block]
     padded = ops.reshape(padded, (batch, blocks, block, bands))
     log_keep = ops.log(ops.maximum(1 - smoothing, 1e-7))
@@ -227,9 +235,16 @@ def running_mean(inputs, smoothing):
         _powers(block * log_keep, index[:, None] - index - 1),
         local[:, :, -1],
     )
-    before = before + inputs[:, :1] * _powers(block * log_keep, index)
+    before = before + energies[:, :1] * _powers(block * log_keep, index)
     means = local + before[:, :, None] * _powers(log_keep, within + 1)
-    return ops.reshape(means, (batch, blocks * block, bands))[:, :frames]
+    means = ops.reshape(means, (batch, blocks * block, bands))[:, :frames]
+    # What is not finite, or zero; and the first frame that has it.
+    rest = ops.sum(inputs - energies, axis=1, keepdims=True)
+    frame = ops.arange(frames)[:, None]
+    first = ops.min(
+        ops.where(finite, frames, frame), axis=1, keepdims=True, initial=frames
+    )
+    return ops.where(frame < first, means, rest)
 
 
 def _powers(logarithms, exponents):
