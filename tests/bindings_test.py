@@ -9,6 +9,8 @@ from diffstride.bindings.configuration import GinConfiguration
 from diffstride.configurables import parse
 from diffstride.validation import ConfigError
 
+pytestmark = pytest.mark.once
+
 QUICKSTART = ["quickstart.gin"]
 
 

@@ -6,6 +6,8 @@ import pytest
 
 from diffstride import configs
 
+pytestmark = pytest.mark.once
+
 FOLDER = pathlib.Path(__file__).parents[1] / "configs"
 
 

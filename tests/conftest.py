@@ -14,6 +14,7 @@ def pytest_collection_modifyitems(items):
     reasons = {}
     if backend != "tensorflow":
         reasons["tensorflow"] = "needs the TensorFlow backend"
+        reasons["once"] = "is tested once, on the TensorFlow backend"
     if backend == "torch":
         reasons["compiles"] = "needs a backend that compiles functions"
     for item in items:

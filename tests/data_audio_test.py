@@ -15,6 +15,8 @@ from diffstride.data.clips import collect
 from diffstride.data.multi_task import multi_task
 from diffstride.models.audio_cnn import audio_cnn
 
+pytestmark = pytest.mark.once
+
 WINDOW = 10
 NAMES = ("a", "b", "c")
 

@@ -11,6 +11,8 @@ from diffstride.data.images import tfds_images
 from diffstride.data.records import Records
 from diffstride.data.tfds_source import TFDSSource, write_tfds
 
+pytestmark = pytest.mark.once
+
 tf = pytest.importorskip("tensorflow")
 tfds = pytest.importorskip("tensorflow_datasets")
 

@@ -13,6 +13,8 @@ import soundfile
 from diffstride.data import audio, manifest, prepare, published
 from diffstride.data.tfds_clips import TFDSClips
 
+pytestmark = pytest.mark.once
+
 RATE = 1000
 LABELS = [("a",), ("b", "c, d"), ("b",)]
 

@@ -9,6 +9,8 @@ from diffstride.data.records import Records
 from diffstride.data.shards import array_record
 from diffstride.data.tfds_source import TFDSSource, write_tfds
 
+pytestmark = pytest.mark.once
+
 tf = pytest.importorskip("tensorflow")
 tfds = pytest.importorskip("tensorflow_datasets")
 

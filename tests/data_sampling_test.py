@@ -9,6 +9,8 @@ from diffstride.data import sampling
 from diffstride.data.clip_windows import from_clips
 from diffstride.data.clips import collect
 
+pytestmark = pytest.mark.once
+
 
 def tagged(labels, names=NAMES, length=WINDOW):
     """Clips with several labels; each sample of clip `i` is `i + 1`."""

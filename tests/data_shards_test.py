@@ -13,6 +13,8 @@ import pytest
 from diffstride.data import shards
 from diffstride.data.clips import open_stored
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture(autouse=True)
 def quick_start(monkeypatch):

@@ -10,6 +10,8 @@ import soundfile
 
 from diffstride.data import manifest, sounds
 
+pytestmark = pytest.mark.once
+
 RATE = 1000
 
 

@@ -13,6 +13,8 @@ from diffstride.data import audio, manifest, prepare, shards, tfds_clips
 from diffstride.data.clips import Clips, StoredClips
 from diffstride.data.tfds_clips import TFDSClips
 
+pytestmark = pytest.mark.once
+
 RATE = 1000
 
 

@@ -7,6 +7,8 @@ from diffstride.data import arrays
 from diffstride.data.images import tfds_images
 from diffstride.data.tfds_source import write_tfds
 
+pytestmark = pytest.mark.once
+
 tf = pytest.importorskip("tensorflow")
 tfds = pytest.importorskip("tensorflow_datasets")
 

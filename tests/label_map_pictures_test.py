@@ -3,6 +3,8 @@ import pytest
 
 from diffstride.training import label_map_pictures
 
+pytestmark = pytest.mark.once
+
 matplotlib_image = pytest.importorskip("matplotlib.image")
 
 

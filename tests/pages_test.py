@@ -10,6 +10,8 @@ import pytest
 import diffstride
 from diffstride.models.audio_cnn import audio_cnn
 
+pytestmark = pytest.mark.once
+
 ROOT = pathlib.Path(__file__).parents[1]
 PATHS = [
     ROOT / "README.md",

@@ -5,6 +5,8 @@ import pathlib
 
 import pytest
 
+pytestmark = pytest.mark.once
+
 SCRIPTS = pathlib.Path(__file__).parents[1] / "scripts"
 
 

@@ -12,6 +12,8 @@ from diffstride import LEAF, SincFilterbank, TimeDomainFilterbank
 from diffstride.layers.diffres import DiffRes
 from diffstride.layers.log_mel import LogMelSpectrogram
 
+pytestmark = pytest.mark.once
+
 pytest.importorskip("matplotlib")
 plot = pytest.importorskip("diffstride.plot")
 

@@ -9,6 +9,8 @@ import tiny
 
 from diffstride.training import plots, trainer
 
+pytestmark = pytest.mark.once
+
 matplotlib_figure = pytest.importorskip("matplotlib.figure")
 
 

@@ -277,7 +277,9 @@ def test_wrong_aliasing_is_an_error():
 
 @pytest.mark.parametrize("smoothness_factor", [None, 1, 2])
 def test_strides_inside_learn_at_every_size_and_stride(smoothness_factor):
-    for size in (2, 3, 4, 5, 7, 8, 13, 16):
+    # JAX compiles each of them.
+    jax = keras.backend.backend() == "jax"
+    for size in (2, 5, 16) if jax else (2, 3, 4, 5, 7, 8, 13, 16):
         x = gradients.random((1, size, 4), seed=size)
         for stride in np.linspace(1, size / 2, 7):
             layer = DiffStride1D(

@@ -13,6 +13,8 @@ import pytest
 from diffstride import DiffRes
 from diffstride.experiments.sweep_file import read_sweep
 
+pytestmark = pytest.mark.once
+
 SCRIPT = pathlib.Path(__file__).parents[1] / "scripts" / "rate_curve.py"
 
 

@@ -160,6 +160,7 @@ def test_the_script_draws_predictions_of_runs(tmp_path):
     gin.clear_config()
 
 
+@pytest.mark.once
 def test_networks_of_the_study_cost_alike():
     """Within 5 % at their start; a budget keeps it there."""
     sweep = sweep_file.read_sweep(ROOT / "configs/sweeps/study_camvid.toml")
