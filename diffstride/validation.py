@@ -34,6 +34,16 @@ def check_positive(**arguments):
             )
 
 
+def check_not_negative(**arguments):
+    """Each argument must be a finite number of 0 or more."""
+    for name, value in arguments.items():
+        if not is_number(value) or not 0 <= value < math.inf:
+            raise ValueError(
+                f"`{name}` must be a finite number of 0 or more. "
+                f"Received: {name}={value}"
+            )
+
+
 def check_positive_integer(value, name):
     """An integer of 1 or more, whatever holds it."""
     if not is_number(value) or value != value // 1 or value < 1:

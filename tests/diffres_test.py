@@ -539,11 +539,17 @@ def test_clips_without_frames_are_an_error(cls, size):
         cls(**size)(np.ones((4, 0, 8), "float32"))
 
 
-@pytest.mark.parametrize("cls", (AvgPool, AvgMaxPool, ChangeHopSize))
+@pytest.mark.parametrize("cls", (AvgPool, AvgMaxPool, ChangeHopSize, DiffRes))
 def test_no_clips(cls):
     for frames in (10, 7):
         layer = cls(output_frames=frames)
-        assert layer(np.ones((0, 20, 8), "float32")).shape == (0, frames, 8, 3)
+        none = np.ones((0, 20, 8), "float32")
+        assert layer(none).shape == (0, frames, 8, 3)
+        assert layer(none, training=True).shape == (0, frames, 8, 3)
+        # The loss and the statistics of no clips would not be numbers.
+        assert not layer.losses
+        for weight in layer.weights:
+            assert np.isfinite(to_numpy(weight)).all()
 
 
 def test_config_of_numpy_numbers_is_json():
@@ -584,11 +590,29 @@ def test_back_to_frames_and_times():
     for clip in range(2):
         at = np.searchsorted(edges[clip], np.arange(40) + 0.5) - 1
         assert np.abs(found[clip] - at).max() < 1
-    # In the clip as it came, not as it was stretched.
-    short = DiffRes(output_frames=100)
-    short.build(x.shape)
-    edges = analyze(short, x)["edges"]
-    np.testing.assert_allclose(edges[:, -1], [40, 40])
+
+
+@pytest.mark.parametrize("lengths", (None, [20, 5]))
+def test_back_to_the_frames_of_a_stretched_clip(lengths):
+    """The clip as it came, not as it was stretched."""
+    x = log_mel(frames=20)
+    layer = DiffRes(output_frames=30, scorer="dissimilarity")
+    layer.build(x.shape)
+    # In the middle of an output frame its number is the middle of its edges.
+    edges = to_numpy(layer.analyze(x, lengths=lengths)["edges"])
+    counts = [20, 20] if lengths is None else lengths
+    np.testing.assert_allclose(edges[:, -1], counts, rtol=1e-6)
+    middles = (edges[:, 1:] + edges[:, :-1])[..., None] / 2
+    found = to_numpy(layer.to_frames(middles, x, lengths=lengths))[..., 0]
+    assert found.shape == (2, 20)
+    for clip, count in enumerate(counts):
+        longest = np.diff(edges[clip]).max()
+        at = np.arange(count) + 0.5
+        assert np.abs(found[clip, :count] - at).max() <= longest
+        assert not found[clip, count:].any()
+    for wrong in (middles[:, :29], middles[:1], middles[..., 0]):
+        with pytest.raises(ValueError, match="`outputs` must(.|\n)*Received"):
+            layer.to_frames(wrong, x, lengths=lengths)
 
 
 def test_batch_members_are_independent():
@@ -617,7 +641,7 @@ def test_config_of_every_argument():
         "reduction_rate": 0.25,
         "output_frames": None,
         "log_scale": False,
-        "features": ["max", "mean"],
+        "features": ["max", "encoding"],
         "learned_encoding": True,
         "guide_loss_weight": 0.5,
         "guide_threshold": 0.25,
@@ -628,6 +652,7 @@ def test_config_of_every_argument():
         "score_threshold": 0.25,
         "return_warp": True,
         "scorer": "dissimilarity",
+        "seed": 3,
     }
     config = DiffRes.from_config(DiffRes(**kwargs).get_config()).get_config()
     assert {name: config[name] for name in kwargs} == kwargs
@@ -671,6 +696,18 @@ def test_export(tmp_path):
         (
             {"output_frames": 3, "guide_threshold": "0"},
             "`guide_threshold` must be",
+        ),
+        (
+            {"output_frames": 3, "guide_loss_weight": np.inf},
+            "`guide_loss_weight` must be",
+        ),
+        (
+            {"output_frames": 3, "learned_encoding": True, "features": "max"},
+            "`learned_encoding` needs `features`",
+        ),
+        (
+            {"output_frames": 3, "scorer": keras.layers.Dense},
+            "`scorer` must be",
         ),
         ({"output_frames": 3, "empty_energy": None}, "`empty_energy` must be"),
         ({"output_frames": 3, "features": "min"}, "`features` must be"),

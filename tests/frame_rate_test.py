@@ -20,12 +20,14 @@ def log_mel(batch=4):
     return x.astype("float32")
 
 
-def network(reduction_rate, cls=DiffRes):
-    """A model whose first output tells how many frames there are."""
+def network(frames, cls=DiffRes):
+    """A model with a layer `frames`, given as it is or by its rate."""
+    if not isinstance(frames, keras.layers.Layer):
+        frames = cls(frames, name="frames")
     return keras.Sequential(
         [
             keras.Input((40, 8)),
-            cls(reduction_rate, name="frames"),
+            frames,
             keras.layers.Conv2D(2, 3, padding="same", activation="relu"),
             keras.layers.GlobalAveragePooling2D(),
             keras.layers.Dense(1),
@@ -260,6 +262,27 @@ def test_rates_are_checked(rate):
     with pytest.raises(ValueError, match=message):
         layer.reduction_rate = rate
     assert layer.reduction_rate == 0.5
+
+
+def test_a_seed_of_the_draws(tmp_path):
+    """With a seed, a loaded layer can be set to a range too."""
+    model = network(DiffRes((0.25, 0.75), seed=3, name="frames"))
+    model.get_layer("frames").reduction_rate = 0.5
+    model.save(tmp_path / "model.keras")
+    layers = []
+    for _ in range(2):
+        loaded = keras.saving.load_model(tmp_path / "model.keras")
+        layers.append(loaded.get_layer("frames"))
+        layers[-1].reduction_rate = (0.1, 0.9)
+    assert layers[0].seed == 3
+    if not ON_JAX:
+        x = log_mel()
+        frames = [
+            [layer(x, training=True).shape[1] for _ in range(5)]
+            for layer in (*layers, DiffRes((0.1, 0.9), seed=3))
+        ]
+        assert frames[0] == frames[1] == frames[2]
+        assert len(set(frames[0])) > 1
 
 
 def test_what_cannot_be_set_later():

@@ -206,6 +206,44 @@ def test_mask_without_a_call():
     assert AvgPool(0.5).compute_mask(ops.convert_to_tensor(x)) is None
 
 
+def test_a_mask_asked_for_alone_adds_no_loss():
+    layer = DiffRes(0.5, score_threshold=0.4)
+    x = log_mel()
+    layer(x)
+    layer.compute_mask(ops.convert_to_tensor(x))
+    assert len(layer.losses) == 1
+
+
+@pytest.mark.parametrize(
+    "name,value",
+    [
+        ("lengths", [40]),
+        ("lengths", 5),
+        ("lengths", [1, 2, 3]),
+        ("lengths", [[1], [2]]),
+        ("lengths", [1.5, 2.0]),
+        ("lengths", [True, False]),
+        ("mask", np.ones((1, 40), bool)),
+        ("mask", np.ones((2, 39), bool)),
+        ("mask", np.ones(2, bool)),
+    ],
+)
+def test_lengths_and_masks_are_checked(name, value):
+    layer = AvgPool(0.5, name="frames")
+    message = f"`{name}` of layer 'frames' must .* Received: {name}"
+    with pytest.raises(ValueError, match=message):
+        layer(log_mel(batch=2), **{name: value})
+
+
+def test_lengths_out_of_range():
+    x = log_mel(batch=2)
+    layer = AvgPool(0.5)
+    np.testing.assert_array_equal(
+        ops.convert_to_numpy(layer(x, lengths=[-3, 99])),
+        ops.convert_to_numpy(layer(x, lengths=[0, 40])),
+    )
+
+
 def test_no_mask_without_need():
     _, mask = call(DiffRes(0.5), log_mel())
     assert mask is None

@@ -7,6 +7,7 @@ import pytest
 from keras import ops
 
 from diffstride.layers.diffres import AvgPool, DiffRes
+from diffstride.ops import frame_scores
 
 
 @keras.saving.register_keras_serializable("frame_scorers_test")
@@ -43,9 +44,8 @@ def test_a_scorer_of_ones_own(scorer, tmp_path):
     layer = DiffRes(0.5, scorer=scorer)
     model = keras.Sequential([keras.Input((40, 8)), layer])
     expected = np.reshape(ops.convert_to_numpy(scorer(x)), (2, 40))
-    expected = expected / expected.sum(axis=1, keepdims=True) * 20
-    scores = scores_of(layer, x)
-    np.testing.assert_allclose(scores, np.minimum(expected, 1), atol=0.1)
+    expected = ops.convert_to_numpy(frame_scores.rescale_scores(expected, 20))
+    np.testing.assert_allclose(scores_of(layer, x), expected, atol=1e-5)
     is_layer = isinstance(scorer, keras.layers.Layer)
     assert len(layer.trainable_weights) == (2 if is_layer else 0)
     model.save(tmp_path / "model.keras")
@@ -53,3 +53,12 @@ def test_a_scorer_of_ones_own(scorer, tmp_path):
     np.testing.assert_allclose(
         gradients.value(loaded, x), gradients.value(model, x), atol=1e-6
     )
+
+
+@pytest.mark.parametrize(
+    "scorer", (lambda x: x, lambda x: x[:, 1:, 0], lambda x: x[..., :1, None])
+)
+def test_scores_of_a_wrong_shape(scorer):
+    layer = DiffRes(0.5, scorer=scorer)
+    with pytest.raises(ValueError, match=r"`scorer` must return .* \(2, 40\)"):
+        layer(gradients.random((2, 40, 8)))

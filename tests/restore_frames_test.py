@@ -60,3 +60,40 @@ def test_the_warp_keeps_its_precision(policy):
     assert np.all(np.diff(found) >= -1e-3) and found[-1] == 2999
     inputs = keras.Input((40, 8))
     assert [x.dtype for x in merge(inputs)] == [policy[6:], "float32"]
+
+
+@pytest.mark.filterwarnings("error:Layer")
+def test_the_mask_of_the_frames_comes_back():
+    """So that padding is left out, as by the pooling here."""
+    x = np.random.default_rng(0).normal(-4, 1, (2, 20, 8)).astype("float32")
+    x[1, 12:] = 0
+    masked = keras.layers.Masking()(inputs := keras.Input((20, 8)))
+    merge = DiffRes(0.5, features="mean", return_warp=True)
+    merged, warp = merge(masked)
+    restored = RestoreFrames()(merged, warp)
+    pooled = keras.layers.GlobalAveragePooling1D()(restored)
+    model = keras.Model(inputs, [restored, pooled])
+    restored, pooled = (ops.convert_to_numpy(y) for y in model(x))
+    np.testing.assert_allclose(pooled[0], restored[0].mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(
+        pooled[1], restored[1, :12].mean(axis=0), rtol=1e-5
+    )
+    # A mask of the output frames alone says nothing about the frames.
+    some = keras.layers.Masking()(x[:, :10])
+    warp = ops.convert_to_numpy(merge(x)[1])
+    restored = RestoreFrames()(some, warp)
+    assert getattr(restored, "_keras_mask", None) is None
+
+
+@pytest.mark.parametrize(
+    "name,outputs,warp",
+    [
+        ("ndim", (2, 10, 4, 1), (2, 20, 3)),
+        ("`warp`", (2, 10, 4), (2, 20, 4)),
+        ("`warp`", (2, 10, 4), (2, 20)),
+        ("`warp`", (2, 10, 4), (3, 20, 3)),
+    ],
+)
+def test_shapes_are_checked(name, outputs, warp):
+    with pytest.raises(ValueError, match=f"{name}(.|\n)*[Rr]eceived"):
+        RestoreFrames()(np.zeros(outputs), np.zeros(warp))

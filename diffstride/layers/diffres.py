@@ -15,7 +15,11 @@ from collections.abc import Callable, Sequence
 import keras
 from keras import ops
 
-from diffstride.layers.frame_analysis import FEATURES, FrameAnalysis
+from diffstride.layers.frame_analysis import (
+    FEATURES,
+    FrameAnalysis,
+    check_features,
+)
 from diffstride.layers.frame_pooling import (
     AvgMaxPool,
     AvgPool,
@@ -36,7 +40,7 @@ from diffstride.layers.training_statistics import (
     add_statistic,
 )
 from diffstride.ops import frame_scores, warping
-from diffstride.validation import check_positive_integer, is_number
+from diffstride.validation import check_not_negative, check_positive_integer
 
 __all__ = [
     "AvgMaxPool",
@@ -79,17 +83,20 @@ class DiffRes(FrameAnalysis, BaseFrameReduction):
     Args:
         reduction_rate: number of 0 or more, below 1, δ in the paper. The share
             of frames to do without: `round(time * (1 - reduction_rate))` are
-            left. It can be set again later, `layer.reduction_rate = 0.5`. A
+            left. `layer.reduction_rate = 0.5` sets another number later. A
             range of two numbers is drawn from at each step of training;
-            elsewhere its middle holds, until a number is set. Under JAX
-            the callback `DrawReductionRate` draws.
+            elsewhere its middle holds, until a number is set. Under JAX the
+            callback `DrawReductionRate` draws, by its own seed. See `seed` for
+            a range that is set later.
         output_frames: integer. How many frames to leave, however long the clip;
             give this or `reduction_rate`. A clip with fewer frames is first
             stretched by repeating each.
         log_scale: boolean. Whether the input is a logarithm (to base e), as of
             a mel spectrogram. Frames are then merged, and their energy is
             measured, on the linear scale, and the result is a logarithm again.
-            Defaults to True.
+            With False, the outputs are as large as the inputs, and energies
+            above 65,504 overflow under the policy `mixed_float16`: put `PCEN`
+            between. Defaults to True.
         features: tuple of `"mean"`, `"max"` and `"encoding"`, the channels of
             the output in this order: the mean of merged frames; the maximum of
             the frames, each times its share of the output frame (Eq. 6) and
@@ -98,8 +105,8 @@ class DiffRes(FrameAnalysis, BaseFrameReduction):
             three. A single string instead of a tuple gives outputs without an
             axis for the channels.
         learned_encoding: boolean. Whether the positional encoding is trained.
-            It begins as sines and cosines, and the number of frames must be
-            known. Defaults to False.
+            It begins as sines and cosines. The number of frames must be known,
+            and `features` must have `"encoding"`. Defaults to False.
         guide_loss_weight: number. Factor of the guide loss; with 0 there is
             none. Defaults to 1.
         guide_threshold: number, λ in the paper. Up to this score an empty frame
@@ -132,6 +139,11 @@ class DiffRes(FrameAnalysis, BaseFrameReduction):
             layer or a function takes (batch, time, mel) and returns scores
             between zero and one, (batch, time) or (batch, time, 1); padding
             comes to it as zeros. Defaults to `"learned"`.
+        seed: integer or None. Seed of what is drawn from a range. A built layer
+            can be set to a range if it was made with a range or with a seed.
+            A file holds the rate of when it was saved: if that was a number,
+            the loaded layer needs a seed for it. Defaults to None: a random
+            seed, which follows from `keras.utils.set_random_seed`.
 
     Call arguments:
         inputs: spectrograms.
@@ -139,8 +151,9 @@ class DiffRes(FrameAnalysis, BaseFrameReduction):
         mask: booleans (batch, time), False for padding. Defaults to the mask of
             `inputs`, if Keras has one.
         lengths: integers (batch,). How many frames each clip has, before
-            padding; in the place of a mask. With `output_frames`, padding must
-            come after the frames of a clip in any case.
+            padding; in the place of a mask. A length below 0 counts as 0, and
+            one above the number of frames as all of them. With `output_frames`,
+            padding must come after the frames of a clip in any case.
 
     Input shape:
         `(batch, time, mel)` or `(batch, time, mel, 1)`
@@ -189,30 +202,18 @@ class DiffRes(FrameAnalysis, BaseFrameReduction):
         score_threshold: float | None = None,
         return_warp: bool = False,
         scorer: str | Callable = "learned",
+        seed: int | None = None,
         **kwargs,
     ):
-        super().__init__(reduction_rate, output_frames, log_scale, **kwargs)
-        names = (features,) if isinstance(features, str) else features
-        if not (
-            isinstance(names, (tuple, list))
-            and names
-            and all(name in FEATURES for name in names)
-        ):
-            raise ValueError(
-                f"`features` must be one of {FEATURES}, or a tuple of one or "
-                f"more of them. Received: features={features!r}"
-            )
-        for name, value in [
-            ("guide_loss_weight", guide_loss_weight),
-            ("guide_threshold", guide_threshold),
-            ("empty_energy", empty_energy),
-        ]:
-            if not is_number(value) or not value >= 0:
-                raise ValueError(
-                    f"`{name}` must be a number of 0 or more. "
-                    f"Received: {name}={value}"
-                )
-        self._names = tuple(names)
+        super().__init__(
+            reduction_rate, output_frames, log_scale, seed, **kwargs
+        )
+        self._names = check_features(features, learned_encoding)
+        check_not_negative(
+            guide_loss_weight=guide_loss_weight,
+            guide_threshold=guide_threshold,
+            empty_energy=empty_energy,
+        )
         self.features = features if isinstance(features, str) else self._names
         self.scorer = check_scorer(scorer)
         self.learned_encoding = learned_encoding
@@ -298,8 +299,12 @@ class DiffRes(FrameAnalysis, BaseFrameReduction):
         )
 
     def compute_mask(self, inputs, previous_mask=None):
-        mask = super().compute_mask(inputs, previous_mask)
-        return [mask, None] if self.return_warp else mask
+        # The warp takes the mask of the frames to `RestoreFrames`.
+        masks = self._take_masks(inputs, previous_mask)
+        return list(masks) if self.return_warp else masks[0]
+
+    def _with_used(self, clips):
+        return self._warp(clips, training=False)[0]
 
     def _channels(self):
         return None if isinstance(self.features, str) else len(self.features)
@@ -350,21 +355,10 @@ class DiffRes(FrameAnalysis, BaseFrameReduction):
                 merged = merged / (1 - clips.reduction_rate)
         return self._from_linear(merged, linear, clips.mask)
 
-    def _guide_loss_and_activeness(self, clips, scores, linear):
-        """Of each clip."""
-        rate = clips.rate(scores)
-        is_empty = frame_scores.frame_energy(linear) < self.empty_energy
-        is_active = ops.logical_not(is_empty)
-        if clips.mask is not None:
-            is_empty = ops.logical_and(is_empty, clips.mask)
-            is_active = ops.logical_and(is_active, clips.mask)
-        threshold = self.guide_threshold
-        return (
-            frame_scores.guide_loss(scores, is_empty, rate, threshold),
-            frame_scores.activeness(scores, is_active, rate),
-        )
-
     def _record(self, clips, scores, linear, training):
+        if scores.shape[0] == 0:
+            # The mean over no clips is not a number.
+            return
         guide_loss, activeness = map(
             ops.mean, self._guide_loss_and_activeness(clips, scores, linear)
         )

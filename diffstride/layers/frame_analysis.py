@@ -2,23 +2,43 @@
 
 import typing
 
-import numpy as np
 from keras import ops
 
+from diffstride.layers.frame_reduction import fits
 from diffstride.ops import frame_scores, unwarping, warping
 
 FEATURES = ("mean", "max", "encoding")
 
 
+def check_features(features, learned_encoding):
+    """The argument `features` of `DiffRes`, as a tuple."""
+    names = (features,) if isinstance(features, str) else features
+    if not (
+        isinstance(names, (tuple, list))
+        and names
+        and all(name in FEATURES for name in names)
+    ):
+        raise ValueError(
+            f"`features` must be one of {FEATURES}, or a tuple of one or "
+            f"more of them. Received: features={features!r}"
+        )
+    if learned_encoding and "encoding" not in names:
+        raise ValueError(
+            "`learned_encoding` needs `features` with 'encoding', because it "
+            f"has no other use. Received: features={features!r}"
+        )
+    return tuple(names)
+
+
 class FrameAnalysis:
-    """Methods of `DiffRes` that are no part of a call."""
+    """What `DiffRes` says about clips, and how it brings back frames."""
 
     def analyze(
         self,
         inputs: typing.Any,
         mask: typing.Any = None,
         lengths: typing.Any = None,
-    ) -> dict[str, np.ndarray]:
+    ) -> dict[str, typing.Any]:
         """Scores, warp matrix and features that the layer has for given clips.
 
         Args:
@@ -78,14 +98,54 @@ class FrameAnalysis:
             lengths: as for the call.
 
         Returns:
-            (batch, time, channels).
+            (batch, time, channels), with the frames of the input. A frame that
+            was repeated receives the average of its copies.
         """
         clips = self._built_clips(inputs, mask, lengths)
-        _, _, warp = self._warp(clips, training=False)
-        return unwarping.to_frames(outputs, warp)
+        clips, _, warp = self._warp(clips, training=False)
+        outputs = ops.convert_to_tensor(outputs)
+        known = clips.output_frames
+        known = known if isinstance(known, int) else None
+        sizes = (clips.spectrogram.shape[0], known, None)
+        if not fits(outputs.shape, sizes):
+            raise ValueError(
+                f"`outputs` must have the shape {sizes} of the output frames "
+                f"of layer '{self.name}', with any number of channels. "
+                f"Received: outputs.shape={tuple(outputs.shape)}"
+            )
+        restored = unwarping.to_frames(outputs, warp)
+        if self.output_frames is None:
+            return restored
+        return _unstretched(restored, clips, ops.shape(inputs)[1])
+
+    def _guide_loss_and_activeness(self, clips, scores, linear):
+        """Of each clip."""
+        rate = clips.rate(scores)
+        is_empty = frame_scores.frame_energy(linear) < self.empty_energy
+        is_active = ops.logical_not(is_empty)
+        if clips.mask is not None:
+            is_empty = ops.logical_and(is_empty, clips.mask)
+            is_active = ops.logical_and(is_active, clips.mask)
+        threshold = self.guide_threshold
+        return (
+            frame_scores.guide_loss(scores, is_empty, rate, threshold),
+            frame_scores.activeness(scores, is_active, rate),
+        )
 
     def _built_clips(self, inputs, mask, lengths):
         inputs = ops.convert_to_tensor(inputs)
         if not self.built:
             self.build(tuple(inputs.shape))
         return self._clips(inputs, mask, lengths)
+
+
+def _unstretched(restored, clips, frames):
+    """Averages over the copies of each frame, by a warp that merges them."""
+    repeats = frame_scores.for_each_clip(clips.repeats, "int32")
+    shares = ops.ones_like(restored[..., 0]) / ops.cast(repeats, restored.dtype)
+    if clips.mask is not None:
+        shares = ops.where(clips.mask, shares, 0.0)
+    places = ops.arange(ops.shape(restored)[1], dtype="int32")
+    rows = places // repeats + ops.zeros_like(shares, dtype="int32")
+    copies = warping.Warp(rows, shares, ops.zeros_like(shares))
+    return warping.weighted_mean(restored, copies, frames)

@@ -32,6 +32,8 @@ class ChangeHopSize(BaseFrameReduction):
             `reduction_rate`.
         log_scale: boolean. If True, the input is clipped to ±80, as logarithms
             are in `DiffRes`. It has no other effect here.
+        seed: integer or None. Seed of what is drawn from a range, as in
+            `DiffRes`.
 
     Input shape:
         `(batch, time, mel)` or `(batch, time, mel, 1)`
@@ -90,6 +92,8 @@ class AvgPool(BaseFrameReduction):
             `reduction_rate`.
         log_scale: boolean. Whether the input is a logarithm and its averages
             are taken on the linear scale, as in `DiffRes`. Defaults to True.
+        seed: integer or None. Seed of what is drawn from a range, as in
+            `DiffRes`.
 
     Input shape:
         `(batch, time, mel)` or `(batch, time, mel, 1)`
@@ -129,6 +133,8 @@ class AvgMaxPool(AvgPool):
             `reduction_rate`.
         log_scale: boolean. Whether the input is a logarithm and its averages
             are taken on the linear scale, as in `DiffRes`. Defaults to True.
+        seed: integer or None. Seed of what is drawn from a range, as in
+            `DiffRes`.
 
     Input shape:
         `(batch, time, mel)` or `(batch, time, mel, 1)`
@@ -162,6 +168,8 @@ class ConvAvgPool(BaseFrameReduction):
             are in `DiffRes`. It has no other effect here.
         kernel_size: integer. Frames that each of the six convolutions sees.
             Defaults to 5.
+        seed: integer or None. Seed of what is drawn from a range, as in
+            `DiffRes`.
 
     Input shape:
         `(batch, time, mel)` or `(batch, time, mel, 1)`

@@ -78,6 +78,7 @@ class BaseFrameReduction(keras.layers.Layer):
         reduction_rate: float | Sequence[float] | None = None,
         output_frames: int | None = None,
         log_scale: bool = True,
+        seed: int | None = None,
         **kwargs,
     ):
         # Compute in float32, because float16 gives errors of 6 % after exp(),
@@ -94,6 +95,7 @@ class BaseFrameReduction(keras.layers.Layer):
                 output_frames, "output_frames"
             )
         self.output_frames = output_frames
+        self.seed = seed
         self.frame_rate = self._seed_generator = None
         if reduction_rate is not None:
             self.frame_rate = FrameRate(check_reduction_rate(reduction_rate))
@@ -101,8 +103,9 @@ class BaseFrameReduction(keras.layers.Layer):
         self.log_scale = log_scale
         self.input_spec = keras.layers.InputSpec(min_ndim=3, max_ndim=4)
         self.supports_masking = True
-        # From a call to the `compute_mask` that follows it.
-        self._output_mask = None
+        # From a call to the `compute_mask` that follows it: the masks of the
+        # outputs and of the frames.
+        self._masks = None
 
     @property
     def reduction_rate(self):
@@ -119,8 +122,9 @@ class BaseFrameReduction(keras.layers.Layer):
         value = check_reduction_rate(value)
         if isinstance(value, tuple) and self.built and not self._seed_generator:
             raise ValueError(
-                "`reduction_rate` must be a range from the beginning, to be "
-                "one now: a layer that is built takes no new random state. "
+                "`reduction_rate` must be a range from the beginning, or the "
+                "layer must have a `seed`, for it to be a range now: a layer "
+                "that is built takes no new random state. "
                 f"Received: reduction_rate={value} for layer '{self.name}'"
             )
         self.frame_rate.set(value)
@@ -128,8 +132,10 @@ class BaseFrameReduction(keras.layers.Layer):
 
     def _set_up_range(self):
         is_range = self.frame_rate.is_range
-        if is_range and self._seed_generator is None:
-            self._seed_generator = keras.random.SeedGenerator()
+        # Other layers have none, because files of before hold none for them.
+        needs_seeds = is_range or self.seed is not None
+        if needs_seeds and self._seed_generator is None:
+            self._seed_generator = keras.random.SeedGenerator(self.seed)
         # XLA cannot know a number of frames that a graph draws.
         self.supports_jit = not (is_range and sizes_can_follow())
 
@@ -173,27 +179,40 @@ class BaseFrameReduction(keras.layers.Layer):
             features = [features[i % len(features)] for i in range(channels)]
             # On a CPU this is faster than to stack along the last axis.
             outputs = ops.transpose(ops.stack(features, axis=1), (0, 2, 3, 1))
-        # The mask has all axes but the last, as in Keras's own layers.
-        mask = clips.output_mask
+        mask = self._mask_of_outputs(clips)
         if mask is not None:
-            if channels is not None:
-                mask = ops.broadcast_to(
-                    mask[..., None], ops.shape(outputs)[:-1]
-                )
             # Zeros, as a convolution sees them at the end of a clip.
             outputs = ops.where(mask[..., None], outputs, 0.0)
-        self._output_mask = mask
+        self._masks = mask, clips.mask
         return ops.cast(outputs, self.compute_dtype)
 
+    def _mask_of_outputs(self, clips):
+        """All axes of the outputs but the last, as in Keras's own layers."""
+        mask = clips.output_mask
+        if mask is None or self._channels() is None:
+            return mask
+        mels = clips.spectrogram.shape[2]
+        return ops.repeat(mask[..., None], mels, axis=2)
+
     def compute_mask(self, inputs, previous_mask=None):
+        return self._take_masks(inputs, previous_mask)[0]
+
+    def _take_masks(self, inputs, previous_mask):
+        """The masks of the outputs and of the frames of the last call."""
         if isinstance(inputs, keras.KerasTensor):
             # In a graph of layers, each reads the mask of its input as it runs.
-            return None
-        masks = previous_mask is not None or self.is_adaptive
-        if self._output_mask is None and masks:
-            self.call(inputs, mask=previous_mask)
-        mask, self._output_mask = self._output_mask, None
-        return mask
+            return None, None
+        if self._masks is None and (
+            previous_mask is not None or self.is_adaptive
+        ):
+            clips = self._with_used(self._clips(inputs, previous_mask))
+            self._masks = self._mask_of_outputs(clips), clips.mask
+        masks, self._masks = self._masks, None
+        return (None, None) if masks is None else masks
+
+    def _with_used(self, clips):
+        """The clips, with how many output frames each has."""
+        return clips
 
     def _clips(self, inputs, mask=None, lengths=None, training=False):
         """The `Clips` of a call."""
@@ -208,6 +227,12 @@ class BaseFrameReduction(keras.layers.Layer):
         if self.log_scale:
             spectrogram = ops.clip(spectrogram, -LOG_RANGE, LOG_RANGE)
         frames = ops.shape(spectrogram)[1]
+        if mask is not None:
+            mask = ops.convert_to_tensor(mask)
+            self._check_mask(mask, spectrogram)
+        if lengths is not None:
+            lengths = ops.convert_to_tensor(lengths)
+            self._check_lengths(lengths, spectrogram)
         mask = _joined_mask(mask, lengths, frames)
         if mask is not None:
             spectrogram = ops.where(mask[..., None], spectrogram, 0.0)
@@ -228,6 +253,26 @@ class BaseFrameReduction(keras.layers.Layer):
         return Clips(
             spectrogram, mask, output_frames, used, reduction_rate=rate
         )
+
+    def _check_mask(self, mask, spectrogram):
+        # It may have an axis for the mel channels.
+        sizes = tuple(spectrogram.shape[:2])
+        if not fits(mask.shape[:2], sizes):
+            raise ValueError(
+                f"`mask` of layer '{self.name}' must have the batch and time "
+                f"axes of the inputs, {sizes}. "
+                f"Received: mask.shape={tuple(mask.shape)}"
+            )
+
+    def _check_lengths(self, lengths, spectrogram):
+        dtype = keras.backend.standardize_dtype(lengths.dtype)
+        is_integer = "int" in dtype
+        if not is_integer or not fits(lengths.shape, spectrogram.shape[:1]):
+            raise ValueError(
+                f"`lengths` of layer '{self.name}' must be integers of shape "
+                f"{tuple(spectrogram.shape[:1])}, one for each clip. Received: "
+                f"lengths of shape {tuple(lengths.shape)} and dtype {dtype}"
+            )
 
     def _stretched(self, spectrogram):
         """Clips whose frames are repeated if there are too few."""
@@ -305,7 +350,16 @@ class BaseFrameReduction(keras.layers.Layer):
             ),
             "output_frames": self.output_frames,
             "log_scale": self.log_scale,
+            "seed": self.seed,
         }
+
+
+def fits(shape, expected):
+    """Whether shapes agree, as far as their sizes are known."""
+    return len(shape) == len(expected) and all(
+        None in sizes or sizes[0] == sizes[1]
+        for sizes in zip(shape, expected, strict=True)
+    )
 
 
 def _joined_mask(mask, lengths, frames):

@@ -107,7 +107,8 @@ def rescale_scores(
     # The limit is for clips that are all padding.
     all_scores = ops.maximum(ops.sum(scores, axis=1, keepdims=True), epsilon)
     scores = scores / all_scores * total
-    scores = scores / ops.maximum(ops.max(scores, axis=1, keepdims=True), 1.0)
+    # `initial` gives an empty batch a maximum.
+    scores = scores / ops.max(scores, axis=1, keepdims=True, initial=1.0)
     if not fill_up:
         return scores
     lacking = valid - scores
