@@ -26,11 +26,12 @@ def check_floating_point(inputs, layer_name, advice):
 
 
 def check_positive(**arguments):
-    """Each argument must be a positive number."""
+    """Each argument must be a positive number, and finite."""
     for name, value in arguments.items():
-        if not is_number(value) or not value > 0:
+        if not is_number(value) or not 0 < value < math.inf:
             raise ValueError(
-                f"`{name}` must be a positive number. Received: {name}={value}"
+                f"`{name}` must be a positive number, and finite. "
+                f"Received: {name}={value!r}"
             )
 
 

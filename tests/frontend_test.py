@@ -1,5 +1,7 @@
 """What every front end must be able to do, whatever its filters are."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -127,6 +129,54 @@ def test_a_nan_changes_no_frame_long_before_it(name):
     found = value(frontend(name), x)
     np.testing.assert_allclose(found[:, :60], expected, rtol=1e-4, atol=1e-5)
     assert np.isnan(found[:, 89]).all()
+
+
+@pytest.mark.parametrize("name", FRONTENDS)
+def test_integers_may_have_other_types(name):
+    make, arguments = FRONTENDS[name]
+    config = frontend(name, name="x").get_config()
+    for kind in (np.int64, float):
+        others = {key: kind(number) for key, number in arguments.items()}
+        layer = make(**RATE, **others, name="x")
+        assert json.dumps(layer.get_config()) == json.dumps(config)
+    assert value(layer, random((1, 90))).shape == (1, 3, 4, 1)
+
+
+@pytest.mark.parametrize("name", FRONTENDS)
+def test_errors(name):
+    for arguments, message in [
+        ({"center": "reflect"}, "`center` must be one of .*center='reflect'"),
+        ({"fmin": None}, "`fmin` must be a number, .* fmin=None"),
+        ({"fmax": "a"}, "`fmax` a number or None.* fmax='a'"),
+        ({"fmax": True}, "`fmax` a number or None.* fmax=True"),
+        ({"fmin": 950}, "`fmin` must be less than `fmax`.* fmax=900$"),
+        ({"fmax": 1001}, "1000.0 Hz.* fmax=1001. Pass `fmax=None`"),
+        ({"sample_rate": np.inf}, "`sample_rate` .* finite.*sample_rate=inf"),
+        ({"sample_rate": "a"}, "`sample_rate` .*sample_rate='a'"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            frontend(name, **arguments)
+
+
+@pytest.mark.parametrize("window, rate", [(1, 1), (3, 50)])
+@pytest.mark.parametrize("make", [LEAF, SincFilterbank])
+def test_short_filters_and_low_rates_have_limits_in_order(make, window, rate):
+    """The constraints leave what the filters begin with as it is."""
+    layer = make(
+        sample_rate=rate,
+        window_ms=1000 * window / rate,
+        hop_ms=1000 / rate,
+        num_filters=2,
+        fmin=0,
+        fmax=None,
+    )
+    layer.build((None, 20))
+    assert np.isfinite(value(layer, random((1, 20)))).all()
+    for weight in layer.weights:
+        if weight.constraint is not None:
+            np.testing.assert_allclose(
+                weight.constraint(weight), weight, rtol=1e-6
+            )
 
 
 @pytest.mark.parametrize("name", FRONTENDS)

@@ -257,9 +257,13 @@ def test_errors():
         ({"log_offset": 0}, "`log_offset` must be a positive number"),
         ({"fmin": 8000}, "`fmin` must be less than `fmax`"),
         ({"fmax": 9000}, "half the sample rate, 8000.0 Hz"),
-        ({"num_mels": 0}, "`num_mels` must be an integer of 1 or more"),
+        ({"num_mels": 0}, "`num_mels` must be a positive integer"),
+        ({"num_mels": True}, "`num_mels` must be a positive integer"),
         ({"num_mels": 200}, "`num_mels` is too large .*num_mels=200"),
         ({"fft_length": 256}, "`fft_length` must be at least the window, 400"),
+        ({"fft_length": 0}, "`fft_length` must be a positive integer"),
+        ({"fft_length": 512.5}, "`fft_length` must be a positive integer"),
+        ({"window": [1]}, r"`window` must be 'hann', .*window=\[1\]"),
         ({"window": "kaiser"}, "`window` must be 'hann', 'hamming' or None"),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -104,6 +104,12 @@ def test_upper_edges_end_at_half_the_sample_rate():
     assert (keras.ops.convert_to_numpy(layer.log_bandwidths) != before).all()
 
 
+def test_one_band_is_an_error():
+    """Normalized over the bands, a single one is always zero."""
+    with pytest.raises(ValueError, match="2 or more.* num_filters=1"):
+        SincFilterbank(num_filters=1)
+
+
 @pytest.mark.parametrize("filter_stride", [3, 32, 0, 2.5])
 def test_filter_stride_must_divide_the_hop(filter_stride):
     with pytest.raises(ValueError, match="`filter_stride` must"):

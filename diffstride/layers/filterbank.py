@@ -77,12 +77,11 @@ class BaseFilterbank(BaseFrontend):
             sample_rate, window_ms, hop_ms, num_filters, center, **kwargs
         )
         self._fmax = check_band_limits(fmin, fmax, sample_rate)
+        filter_stride = check_positive_integer(filter_stride, "filter_stride")
         self.num_filters = num_filters
         self.fmin = fmin
         self.fmax = fmax
-        self.filter_stride = check_positive_integer(
-            filter_stride, "filter_stride"
-        )
+        self.filter_stride = filter_stride
         if self._hop_length % filter_stride or (
             filter_stride > self._window_length
         ):
@@ -101,6 +100,10 @@ class BaseFilterbank(BaseFrontend):
         outputs = self._window_length // stride
         margin = self._window_length - 1 - (outputs - 1) * stride
         return FilterGroup(filters, taps, stride, margin // 2, outputs)
+
+    def _lowest_frequency(self):
+        """Training keeps frequencies above this: they are logarithms."""
+        return min(1.0, self.sample_rate / 100)
 
     def _add_parameter(self, name, values, lower, upper):
         """A weight with one entry for each band, which stays within limits."""

@@ -4,17 +4,30 @@ import keras
 import numpy as np
 from keras import ops
 
-from diffstride.validation import check_floating_point, check_positive
+from diffstride.validation import (
+    check_choice,
+    check_floating_point,
+    check_positive,
+    is_number,
+)
 
 
 def check_band_limits(fmin, fmax, sample_rate):
     """Returns `fmax` in hertz; its default is half the sample rate."""
+    check_positive(sample_rate=sample_rate)
     nyquist = sample_rate / 2
     upper = nyquist if fmax is None else fmax
+    if not is_number(fmin) or not is_number(upper):
+        raise ValueError(
+            "`fmin` must be a number, and `fmax` a number or None. "
+            f"Received: fmin={fmin!r}, fmax={fmax!r}"
+        )
     if not 0 <= fmin < upper <= nyquist:
+        advice = ". Pass `fmax=None` for half of the sample rate"
         raise ValueError(
             "`fmin` must be less than `fmax`, and both between 0 and half the "
             f"sample rate, {nyquist} Hz. Received: fmin={fmin}, fmax={fmax}"
+            + (advice if upper > nyquist else "")
         )
     return upper
 
@@ -57,7 +70,7 @@ class BaseFrontend(keras.layers.Layer):
         self.sample_rate = sample_rate
         self.window_ms = window_ms
         self.hop_ms = hop_ms
-        self.center = center
+        self.center = check_choice(center, "center", (True, False))
         self.input_spec = keras.layers.InputSpec(ndim=2)
         self._num_bands = num_bands
         self._window_length = round(sample_rate * window_ms / 1000)

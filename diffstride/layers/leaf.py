@@ -111,13 +111,15 @@ class LEAF(BaseFilterbank):
             center=center,
             **kwargs,
         )
-        self._first_centers, widths = mel_bands(fmin, self._fmax, num_filters)
+        self._first_centers, widths = mel_bands(
+            fmin, self._fmax, self.num_filters
+        )
         # No filter of the window's length is narrower than this.
         self._first_bandwidths = np.maximum(widths, sample_rate / self._taps)
         self.num_groups = num_groups
         if num_groups is not None:
             self.num_groups = check_positive_integer(num_groups, "num_groups")
-            if self.num_groups > num_filters:
+            if self.num_groups > self.num_filters:
                 raise ValueError(
                     "`num_groups` must be at most `num_filters`. Received: "
                     f"num_groups={num_groups}, num_filters={num_filters}"
@@ -162,10 +164,12 @@ class LEAF(BaseFilterbank):
             shortest[group.filters] = (
                 max(2.0, group.stride) / self._window_length
             )
+        # A filter of three samples or fewer has no choice of a bandwidth.
+        widest = np.maximum(narrowest, widest)
         self.log_center_frequencies = self._add_parameter(
             "log_center_frequencies",
             np.log(self._first_centers),
-            0.0,
+            math.log(self._lowest_frequency()),
             math.log(self.sample_rate / 2),
         )
         self.log_bandwidths = self._add_parameter(

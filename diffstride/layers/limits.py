@@ -27,6 +27,11 @@ class Limits(keras.constraints.Constraint):
     ):
         self.lower = np.asarray(lower).tolist()
         self.upper = np.asarray(upper).tolist()
+        if np.greater(self.lower, self.upper).any():
+            raise ValueError(
+                "`lower` must be at most `upper`, for each entry. "
+                f"Received: lower={self.lower}, upper={self.upper}"
+            )
 
     def __call__(self, weight):
         weight = ops.convert_to_tensor(weight)

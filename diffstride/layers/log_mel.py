@@ -1,7 +1,6 @@
 """From a waveform to a log-compressed mel spectrogram, inside the model."""
 
 import math
-import numbers
 
 import keras
 import numpy as np
@@ -9,7 +8,7 @@ from keras import ops
 
 from diffstride.layers.frontend import BaseFrontend, check_band_limits
 from diffstride.ops.filterbanks import mel_points
-from diffstride.validation import check_positive
+from diffstride.validation import check_positive, check_positive_integer
 
 
 @keras.saving.register_keras_serializable(package="diffstride")
@@ -89,6 +88,9 @@ class LogMelSpectrogram(BaseFrontend):
         center: bool = False,
         **kwargs,
     ):
+        num_mels = check_positive_integer(num_mels, "num_mels")
+        if fft_length is not None:
+            fft_length = check_positive_integer(fft_length, "fft_length")
         super().__init__(
             sample_rate, window_ms, hop_ms, num_mels, center, **kwargs
         )
@@ -201,11 +203,8 @@ def mel_matrix(
     (257, 64)
     """
     upper = check_band_limits(fmin, fmax, sample_rate)
-    if not isinstance(num_mels, numbers.Integral) or num_mels < 1:
-        raise ValueError(
-            "`num_mels` must be an integer of 1 or more. "
-            f"Received: num_mels={num_mels}"
-        )
+    num_mels = check_positive_integer(num_mels, "num_mels")
+    fft_length = check_positive_integer(fft_length, "fft_length")
     bins = np.arange(fft_length // 2 + 1) * (sample_rate / fft_length)
     edges = mel_points(fmin, upper, num_mels + 2)
     # Lower edge, peak and upper edge of each channel in hertz. The triangles
@@ -229,7 +228,7 @@ def mel_matrix(
 
 def _window(window, length):
     weights = {None: (1.0, 0.0), "hann": (0.5, 0.5), "hamming": (0.54, 0.46)}
-    if window not in weights:
+    if window not in list(weights):
         raise ValueError(
             "`window` must be 'hann', 'hamming' or None. "
             f"Received: window={window!r}"

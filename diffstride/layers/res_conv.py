@@ -40,7 +40,10 @@ class ResConv1D(keras.layers.Layer):
         self.supports_masking = True
         self._convolutions = [
             keras.layers.Conv1D(
-                filters, kernel_size, padding="same", dtype=self.dtype_policy
+                self.filters,
+                self.kernel_size,
+                padding="same",
+                dtype=self.dtype_policy,
             )
             for _ in range(2)
         ]

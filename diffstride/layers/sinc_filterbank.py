@@ -35,7 +35,7 @@ class SincFilterbank(BaseFilterbank):
         window_ms: number. Length of the filters, and of a frame of which the
             maximum is taken, in milliseconds.
         hop_ms: number. Milliseconds from one frame to the next.
-        num_filters: integer. Number of bands.
+        num_filters: integer of 2 or more. Number of bands.
         fmin: number. Lower edge of the first band at the start, in hertz.
         fmax: number, or None for `sample_rate / 2`. Upper edge of the last
             band at the start, in hertz.
@@ -85,21 +85,31 @@ class SincFilterbank(BaseFilterbank):
             center=center,
             **kwargs,
         )
+        if self.num_filters < 2:
+            raise ValueError(
+                "`num_filters` of a SincFilterbank must be 2 or more, because "
+                "the outputs are normalized over the bands. "
+                f"Received: num_filters={num_filters}"
+            )
 
     def build(self, input_shape):
         super().build(input_shape)
         edges = mel_points(self.fmin, self._fmax, self.num_filters + 1)
         # No filter of the window's length is narrower than this.
         narrowest = self.sample_rate / self._taps
-        nyquist = self.sample_rate / 2
+        # A filter of one sample passes all frequencies.
+        highest = max(self.sample_rate / 2, narrowest)
         # The logarithm of zero hertz is not finite.
-        limits = {"low_frequencies": 1.0, "bandwidths": narrowest}
+        limits = {
+            "low_frequencies": self._lowest_frequency(),
+            "bandwidths": narrowest,
+        }
         self.log_low_frequencies, self.log_bandwidths = (
             self._add_parameter(
                 f"log_{name}",
                 np.log(np.maximum(hertz, limits[name])),
                 math.log(limits[name]),
-                math.log(nyquist),
+                math.log(highest),
             )
             for name, hertz in [
                 ("low_frequencies", edges[:-1]),
