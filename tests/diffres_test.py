@@ -446,9 +446,9 @@ def test_no_statistics_of_training_under_the_name_of_validation(eager):
     layer = DiffRes(reduction_rate=0.5)
     model = classifier(layer, 40, 8)
     compile_classifier(model, run_eagerly=eager, jit_compile=not eager)
-    x, y = log_mel(batch=6), np.array([0, 1] * 3)
+    x, y = log_mel(batch=4), np.array([0, 1] * 2)
     data = {"validation_data": (x[:2], y[:2]), "verbose": 0}
-    for epoch in range(1, 4):
+    for epoch in range(1, 3):
         # The functions of a step are made anew by the first `fit` alone.
         history = model.fit(
             x, y, 2, epochs=epoch, initial_epoch=epoch - 1, **data
