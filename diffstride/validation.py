@@ -45,13 +45,20 @@ def check_not_negative(**arguments):
             )
 
 
-def check_positive_integer(value, name):
-    """An integer of 1 or more, whatever holds it."""
-    if not is_number(value) or value != value // 1 or value < 1:
+def check_integer(value, name, least):
+    """An integer of `least` or more, whatever holds it."""
+    if not is_number(value) or value != value // 1 or value < least:
+        needed = "a positive integer"
+        if least != 1:
+            needed = f"an integer of {least} or more"
         raise ValueError(
-            f"`{name}` must be a positive integer. Received: {name}={value!r}"
+            f"`{name}` must be {needed}. Received: {name}={value!r}"
         )
     return int(value)
+
+
+def check_positive_integer(value, name):
+    return check_integer(value, name, least=1)
 
 
 def check_strides(strides, rank, stage=None):

@@ -245,7 +245,7 @@ def test_draws_follow_from_the_seed():
     assert drawn(0) == drawn(0) != drawn(1)
     assert drawn(0)[:10] != drawn(0)[10:]
     assert DrawReductionRate(np.int64(3), np.int64(1)).num_rates == 3
-    for wrong in ({"num_rates": 1}, {"num_rates": 2.0}, {"seed": -1}):
+    for wrong in ({"num_rates": 1}, {"num_rates": 2.5}, {"seed": -1}):
         (name,) = wrong
         with pytest.raises(ValueError, match=f"`{name}` must be an integer"):
             DrawReductionRate(**wrong)

@@ -7,7 +7,7 @@ automatic speech recognition](https://arxiv.org/abs/1904.08779), 2019.
 import keras
 from keras import ops
 
-from diffstride.validation import is_number
+from diffstride.validation import check_integer, is_number
 
 
 @keras.saving.register_keras_serializable(package="diffstride")
@@ -69,19 +69,12 @@ class SpecAugment(keras.layers.Layer):
                     f"`{name}` must be a number between 0 and 1. "
                     f"Received: {name}={rate}"
                 )
-        for name, count in [
-            ("time_masks", time_masks),
-            ("frequency_masks", frequency_masks),
-        ]:
-            if not isinstance(count, int) or count < 0:
-                raise ValueError(
-                    f"`{name}` must be an integer of 0 or more. "
-                    f"Received: {name}={count}"
-                )
         self.time_rate = time_rate
         self.frequency_rate = frequency_rate
-        self.time_masks = time_masks
-        self.frequency_masks = frequency_masks
+        self.time_masks = check_integer(time_masks, "time_masks", least=0)
+        self.frequency_masks = check_integer(
+            frequency_masks, "frequency_masks", least=0
+        )
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.input_spec = keras.layers.InputSpec(min_ndim=3, max_ndim=4)

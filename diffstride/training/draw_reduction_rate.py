@@ -1,7 +1,5 @@
 """A callback that draws how many frames are left in each step of training."""
 
-import numbers
-
 import keras
 import numpy as np
 
@@ -9,6 +7,7 @@ from diffstride.analysis.keras_graph import sublayers
 from diffstride.layers.compiled_functions import CompiledFunction
 from diffstride.layers.frame_rate import FrameRate
 from diffstride.layers.frame_reduction import BaseFrameReduction
+from diffstride.validation import check_integer
 
 
 def ranges_to_draw_from(model: keras.Model) -> list[FrameRate]:
@@ -61,18 +60,8 @@ class DrawReductionRate(keras.callbacks.Callback):
 
     def __init__(self, num_rates: int = 4, seed: int = 0):
         super().__init__()
-        for name, value, least in [
-            ("num_rates", num_rates, 2),
-            ("seed", seed, 0),
-        ]:
-            is_integer = isinstance(value, numbers.Integral)
-            if not is_integer or isinstance(value, bool) or value < least:
-                raise ValueError(
-                    f"`{name}` must be an integer of {least} or more. "
-                    f"Received: {name}={value!r}"
-                )
-        self.num_rates = int(num_rates)
-        self.seed = int(seed)
+        self.num_rates = check_integer(num_rates, "num_rates", least=2)
+        self.seed = check_integer(seed, "seed", least=0)
         self._epoch = 0
         self._rates = []
 
