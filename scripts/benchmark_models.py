@@ -36,6 +36,7 @@ from diffstride.models.audio_cnn import audio_cnn
 from diffstride.models.densenet import densenet
 from diffstride.models.efficientnet import efficientnet
 from diffstride.models.resnet import resnet18, resnet18_imagenet
+from diffstride.training.on_device import state_of
 
 
 def resnet18_study(pooling_cls, **kwargs):
@@ -125,14 +126,10 @@ def step_on_device(network, x, y):
 
     network.optimizer.build(network.trainable_variables)
     network.compute_loss(y=y[:1], y_pred=np.zeros((1, 10)))  # Makes metrics.
-    groups = (
-        network.trainable_variables,
-        network.non_trainable_variables,
-        network.optimizer.variables,
-        network.metrics_variables,
-    )
     # Copies, because a step takes the memory of the state that it is given.
-    state = tuple([v.value.copy() for v in group] for group in groups)
+    state = tuple(
+        [v.value.copy() for v in group] for group in state_of(network)
+    )
     batch = jax.device_put((x, y))
     compiled = jax.jit(network.train_step, donate_argnums=0)
 

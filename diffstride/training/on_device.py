@@ -81,7 +81,7 @@ class OnDevice:
             for layer in learned_layers(network):
                 layer.graph_sizes.hold()
         shapes, known = (
-            [tuple(v.shape) for group in _variables(each) for v in group]
+            [tuple(v.shape) for group in state_of(each) for v in group]
             for each in (network, self._network)
         )
         if shapes != known:
@@ -101,7 +101,7 @@ class OnDevice:
             state = self._train_step(
                 sizes, state, *self._splits["train"], draws, step
             )
-        _assign(_variables(network), state)
+        _assign(state_of(network), state)
         return _metrics(network)
 
     def evaluate(self, network):
@@ -267,7 +267,7 @@ def _make_metrics(network, data):
     network.compute_metrics(x=None, y=labels, y_pred=outputs)
 
 
-def _variables(network):
+def state_of(network):
     """The state of a training, in the groups of Keras's training step."""
     return [
         network.trainable_variables,
@@ -280,7 +280,7 @@ def _variables(network):
 def _values(network):
     # A tuple of lists, as Keras's step returns it. For anything else than what
     # it returns, JAX would compile a second time.
-    return tuple([v.value for v in group] for group in _variables(network))
+    return tuple([v.value for v in group] for group in state_of(network))
 
 
 def _assign(groups, values):
