@@ -18,7 +18,7 @@ print(image.shape)
 
 # %% [markdown]
 # The layer shrinks the image by its strides. They need not be integers: a
-# stride of 1.5 along the height makes 128 rows 86.
+# stride of 1.5 along the height makes 85 of 128 rows.
 
 # %%
 layer = diffstride.DiffStride((1.5, 3), norm="forward", ramp="inside")

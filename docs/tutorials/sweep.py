@@ -34,15 +34,15 @@ print(diffstride.configs.find("studies/textures.gin").name)
 # The commands that it stands for:
 
 # %%
-scripts = pathlib.Path(diffstride.configs.FOLDER).parent / "scripts"
 
 
-def run(script, *arguments):
-    command = [sys.executable, str(scripts / script), *arguments]
-    print(subprocess.run(command, capture_output=True, text=True).stdout)
+def run(name, *arguments):
+    command = [sys.executable, "-m", f"diffstride.{name}", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    print(done.stdout)
 
 
-run("sweep.py", "strides.toml", "--dry_run")
+run("sweep", "strides.toml", "--dry_run")
 
 # %% [markdown]
 # Run it, two at a time. The same command goes on with a sweep that was stopped.
