@@ -154,6 +154,7 @@ def main(argv):
             data_dir=FLAGS.data_dir,
             train_split=split,
             test_split=split,
+            sample_rate=FLAGS.sample_rate,
             batch_size=FLAGS.batch_size,
             train_steps=20,
         )

@@ -61,6 +61,18 @@ def check_positive_integer(value, name):
     return check_integer(value, name, least=1)
 
 
+def check_every(value):
+    """How often a callback acts: `"epoch"`, or a number of steps."""
+    if value == "epoch":
+        return value
+    if not is_number(value) or value != value // 1 or value < 1:
+        raise ValueError(
+            "`every` must be 'epoch' or a positive integer. "
+            f"Received: every={value!r}"
+        )
+    return int(value)
+
+
 def check_strides(strides, rank, stage=None):
     """A stride of 1 or more for each of `rank` axes.
 
@@ -99,14 +111,6 @@ def check_data_format(data_format):
     return check_choice(
         data_format, "data_format", ("channels_last", "channels_first")
     )
-
-
-def check_smoothness_factor(value):
-    if not is_number(value) or not math.isfinite(value) or value < 0:
-        raise ValueError(
-            "`smoothness_factor` must be a finite number of 0 or more. "
-            f"Received: smoothness_factor={value}"
-        )
 
 
 def check_aliasing(value, is_symmetric):

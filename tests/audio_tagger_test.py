@@ -7,6 +7,7 @@ import pytest
 from keras import ops
 
 from diffstride.layers.diffres import AvgPool, DiffRes
+from diffstride.layers.leaf import LEAF
 from diffstride.layers.log_mel import LogMelSpectrogram
 from diffstride.models.audio_tagger import AttentionPooling, audio_tagger
 
@@ -218,6 +219,17 @@ def test_the_rate_of_a_trained_model_is_set_again(tmp_path):
         # Models of one rate can be set to another, too.
         of_rate.get_layer("frame_reduction").reduction_rate = 0.9
         assert predict(of_rate, x).shape == (2, 5)
+
+
+def test_a_layer_behind_the_front_end_keeps_its_scale():
+    model = audio_tagger(
+        **TINY,
+        input_shape=(1600,),
+        frontend=[LEAF(num_filters=8), keras.layers.Identity()],
+        frame_reduction=DiffRes,
+        reduction_rate=0.5,
+    )
+    assert not model.get_layer("frame_reduction").log_scale
 
 
 def test_every_weight_learns_in_fit():

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tiny
 
 from diffstride import (
     DiffStride,
@@ -13,6 +14,7 @@ from diffstride import (
 from diffstride.analysis.budget import StrideCosts
 from diffstride.analysis.learned_layers import learned_layers
 from diffstride.analysis.operations import count_macs
+from diffstride.training import trainer
 
 
 def network(strides=2.0, **options):
@@ -144,9 +146,44 @@ def test_a_budget_that_is_approached(every):
     np.testing.assert_allclose(np.array(macs) / start, expected, rtol=0.06)
 
 
+def test_several_steps_in_one_call():
+    """`every` counts steps, not calls of the training function."""
+    model = network(2.0)
+    model.compile("sgd", "mse", steps_per_execution=3)
+    budget = MacsBudget(1.3, every=4)
+    kept = []
+    budget._keep = lambda keep=budget._keep: (
+        kept.append(int(model.optimizer.iterations)),
+        keep(),
+    )
+    x, y = data()
+    options = {"callbacks": [budget, RefreshSizes()], "verbose": 0}
+    # Calls of 3, 3 and 2 steps; the last one ends the epoch as well.
+    model.fit(x, y, batch_size=4, **options)
+    assert kept == [0, 6, 8]
+
+
+def test_a_ratio_is_one_of_the_new_model(tmp_path):
+    """Also where a run goes on, whose operations are fewer by then."""
+    targets = []
+    for epochs in (1, 2):
+        budget = MacsBudget(0.8, input_shape=(16, 16, 1))
+        trainer.train(
+            dataset=tiny.dataset,
+            model=tiny.model,
+            workdir=tmp_path,
+            num_epochs=epochs,
+            callbacks=[budget],
+            tensorboard=False,
+            verbose=0,
+        )
+        targets.append(budget.target)
+    assert targets[0] == targets[1]
+
+
 @pytest.mark.parametrize("approach", [-1, float("inf"), float("nan"), "2"])
 def test_wrong_approaches_are_an_error(approach):
-    with pytest.raises(ValueError, match="`approach` must be a number of"):
+    with pytest.raises(ValueError, match="`approach` must be a finite number"):
         MacsBudget(1e6, approach=approach)
 
 

@@ -360,6 +360,9 @@ class TestMultiTask:
             multi_task({"a": dataset(), "b": dataset(window=9)})
         with pytest.raises(ValueError, match="of one sample rate"):
             multi_task({"a": dataset(), "b": dataset(sample_rate=9)})
+        held_out = dataclasses.replace(dataset(), validation=dataset().test)
+        with pytest.raises(ValueError, match="a validation split in task 'b'"):
+            multi_task({"a": dataset(), "b": held_out})
 
     def test_labels_of_several_kinds(self):
         """Each head gets labels of the shape that those of its task have."""

@@ -387,6 +387,32 @@ def test_a_set_without_one_label_for_each_image():
         tfds_images("coco")
 
 
+def test_each_label_of_a_set_is_kept_on_disk_by_itself(
+    tmp_path, data, monkeypatch
+):
+    write_tfds(tmp_path, "icons", data, NUM_TRAIN)
+    source = TFDSSource("icons", tmp_path)
+
+    class Records:
+        num_bad = 0
+
+    def read():
+        splits = {"train": "train"}
+        return image_arrays.read_splits(source, splits, 0, tmp_path / "cache")
+
+    def decoded(records):
+        return images, labels
+
+    monkeypatch.setattr(image_arrays, "Records", lambda *_: Records())
+    monkeypatch.setattr(image_arrays, "_decode", decoded)
+    images, labels = np.zeros((2, 4, 4, 3), "uint8"), np.array([0, 1])
+    assert read()["y_train"].tolist() == [0, 1]
+    labels = labels + 2
+    assert read()["y_train"].tolist() == [0, 1]
+    source.keys = "image", "superclass"
+    assert read()["y_train"].tolist() == [2, 3]
+
+
 def test_decoded_images_are_kept_on_disk(tmp_path, data, monkeypatch):
     write_tfds(tmp_path, "icons", data, NUM_TRAIN)
 

@@ -174,7 +174,7 @@ class TestShards:
         assert report.read == 6
         # Files that are missing are counted before any is decoded.
         monkeypatch.setattr(prepare, "read_sounds", None)
-        with pytest.raises(ValueError, match="8 of 8 unusable.*does not exist"):
+        with pytest.raises(ValueError, match="8 of 8 unusable.*No such file"):
             prepare.prepare(
                 [manifest.Row(r.path / "no", "a", "train") for r in listed],
                 "others",

@@ -111,6 +111,16 @@ def test_an_audio_model_of_two_tasks_and_clips_of_any_length(tmp_path):
         )
 
 
+def test_a_nan_is_the_largest_difference():
+    expected = [np.zeros(2), np.zeros(3)]
+    for runs in (
+        [np.zeros(2), np.full(3, np.nan)],
+        [np.full(2, np.nan), np.zeros(3)],
+    ):
+        assert np.isnan(script.largest_difference(runs, expected))
+    assert script.largest_difference([np.ones(2), np.zeros(3)], expected) == 1
+
+
 def test_a_difference_over_the_tolerance_is_reported(
     tmp_path, capsys, monkeypatch
 ):

@@ -107,7 +107,7 @@ def test_aliasing_never_rises():
 
 @pytest.mark.parametrize("epochs", [0, -1, "2", float("nan")])
 def test_wrong_epochs_are_an_error(epochs):
-    with pytest.raises(ValueError, match="`epochs` must be a number above 0"):
+    with pytest.raises(ValueError, match="`epochs` must be a positive number"):
         FadeAliasing(epochs)
 
 

@@ -225,6 +225,22 @@ def test_the_trainer_draws_and_goes_on_with_the_same_draws(tmp_path):
     assert np.isfinite(losses).all()
 
 
+def test_a_rate_that_an_interrupted_training_left():
+    class Interrupt(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            raise KeyboardInterrupt
+
+    model = network((0.25, 0.75))
+    model.compile("sgd", "mse")
+    layer = model.get_layer("frames")
+    x = np.ones((2, 40, 8), "float32")
+    with pytest.raises(KeyboardInterrupt):
+        y = model.predict(x, verbose=0)
+        model.fit(x, y, callbacks=[DrawReductionRate(), Interrupt()], verbose=0)
+    layer.reduction_rate = 0.5
+    assert layer(x, training=True).shape[1] == 20
+
+
 def test_draws_follow_from_the_seed():
     model = network((0.25, 0.75))
     rate = model.get_layer("frames").frame_rate

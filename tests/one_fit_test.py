@@ -40,7 +40,10 @@ def test_sizes_that_vary_late():
 
 
 def test_the_first_epoch_may_be_shorter():
-    """Keras sees all epochs; what callbacks wish at its end is kept."""
+    """Keras sees all epochs; what callbacks wish at its end is kept.
+
+    Callbacks see the steps of the epoch as they would without a break.
+    """
     model = tiny.model(3, (16, 16, 1))
     model.compile("sgd", "sparse_categorical_crossentropy")
     data = tiny.dataset(train_steps=4)
@@ -63,9 +66,9 @@ def test_the_first_epoch_may_be_shorter():
             seen[-1].append(f"val_loss of {epoch}" * ("val_loss" in logs))
 
     for stop_at, expected in [
-        (None, [[0, 1, "val_loss of 2"], [0, 1, 2, 3, "val_loss of 3"]]),
-        ((1, 1), [[0, 1, "val_loss of 2"]]),
-        ((2, 1), [[0, 1, "val_loss of 2"], [0, 1, "val_loss of 3"]]),
+        (None, [[2, 3, "val_loss of 2"], [0, 1, 2, 3, "val_loss of 3"]]),
+        ((1, 3), [[2, 3, "val_loss of 2"]]),
+        ((2, 1), [[2, 3, "val_loss of 2"], [0, 1, "val_loss of 3"]]),
     ]:
         seen.clear()
         callbacks = one_fit.Callbacks(

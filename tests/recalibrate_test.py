@@ -77,3 +77,17 @@ def test_what_is_not_statistics_stays():
         np.testing.assert_array_equal(old, np.array(new))
     with pytest.raises(ValueError, match="must have a batch"):
         recalibrate(model, images(0))
+
+
+def test_random_numbers_go_on_from_where_they_were():
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.Dropout(0.5),
+            keras.layers.BatchNormalization(),
+        ]
+    )
+    (state,) = model.layers[0].variables
+    before = convert_to_numpy(state).copy()
+    recalibrate(model, np.ones((8, 4), "float32"))
+    np.testing.assert_array_equal(convert_to_numpy(state), before)

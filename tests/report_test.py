@@ -781,6 +781,12 @@ def test_frames_per_second_of_another_front_end():
     assert run.cutoffs == (50.0, 10 / 40)
 
 
+def test_strides_of_a_run_that_does_not_know_its_sizes():
+    strides = {"strides": {"pooling": [2.0, 3.0]}, "sizes": {}}
+    run = FinishedRun("", {}, 1, None, [strides], [])
+    assert run.learned == {"pooling": [2.0, 3.0]}
+
+
 def test_colors_are_different_for_many_labels():
     from diffstride.experiments import drawing
 

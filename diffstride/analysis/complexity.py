@@ -6,7 +6,6 @@ Reference:
 """
 
 import functools
-import math
 import typing
 from collections.abc import Sequence
 
@@ -14,7 +13,7 @@ import keras
 from keras import ops
 
 from diffstride.analysis.learned_layers import strides_of, upstream_layers
-from diffstride.validation import is_number
+from diffstride.validation import check_not_negative
 
 
 def complexity(strides: Sequence[Sequence[float]]) -> typing.Any:
@@ -106,11 +105,7 @@ def add_complexity_loss(model: keras.Model, weight: float) -> None:
     >>> round(float(sum(model.losses)), 3)
     0.025
     """
-    if not is_number(weight) or not 0 <= weight < math.inf:
-        raise ValueError(
-            "`weight` must be a finite number of 0 or more. "
-            f"Received: weight={weight}"
-        )
+    check_not_negative(weight=weight)
     upstream = upstream_layers(model)
 
     def trained_layers():

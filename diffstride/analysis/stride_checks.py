@@ -111,8 +111,8 @@ def _check_average(layer, model):
 def _check_aliasing(layer, model):
     if layer.is_fading or not isinstance(layer.aliasing, keras.Variable):
         return None
-    # This may run while a graph is built, which does not know the value. Under
-    # JAX nobody does, and what the layer was made with must do.
+    # This may run while a graph is built, which does not know the value: read
+    # it outside. Under JAX that is impossible, so take the constructor's.
     known = in_another_thread(as_floats, layer.aliasing)
     if (known or (layer.get_config()["aliasing"],)) != (1.0,):
         return None

@@ -18,11 +18,13 @@ _FREE_TO_CHANGE = {
     "eval_checkpoint",
     "jit_compile",
     "keep_checkpoints",
+    "pictures_every",
     "shift_consistency",
     "shift_consistency_every",
     "tensorboard",
     "test_flips",
     "verbose",
+    "workers",
 }
 
 

@@ -46,9 +46,8 @@ def read_splits(source, splits, max_bad_share, cache_dir=None):
 def _path(source, split, content, cache_dir):
     if cache_dir is None:
         return None
-    identity = [content, split]
-    if source.has_maps:  # The same images have labels of other kinds.
-        identity.append(source.keys)
+    # The keys too, because the same images may have labels of other kinds.
+    identity = [content, split, source.keys]
     digest = hashlib.sha1(json.dumps(identity).encode()).hexdigest()
     name = source.builder.info.full_name.replace("/", "_")
     folder = pathlib.Path(cache_dir).expanduser()

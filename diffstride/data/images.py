@@ -142,8 +142,8 @@ def tfds_images(
             steps. If not, each image is mixed with another one of its batch.
         workers: Number of threads that each make a batch. Defaults to one for a
             set in memory, and to up to four for a streamed one.
-        max_bad_share: Share of the images of a streamed set that may be
-            unusable. One that is corrupt is replaced by the next one; files
+        max_bad_share: Share of the images that may be unusable. In a streamed
+            set, one that is corrupt is replaced by the next one; files
             that are missing are left out. All of them are named in the log.
         label_key: Name of the feature that is the label: of a class for each
             image or, for segmentation, of a map with a value for each pixel,

@@ -4,6 +4,7 @@ import collections
 import concurrent.futures
 import csv
 import dataclasses
+import errno
 import hashlib
 import os
 import pathlib
@@ -19,6 +20,8 @@ _OTHER_SUFFIXES = (".m4a", ".mp4", ".aac", ".wma", ".webm", ".amr", ".3gp")
 _AHEAD = 64
 # Number of files that a printed report names. `problems.csv` names all.
 _NAMED = 50
+# What the operating system says of a file that is not there.
+MISSING = os.strerror(errno.ENOENT)
 # The default of the share of sound files that may be unreadable.
 MAX_BAD_SHARE = 0.25
 
@@ -149,7 +152,9 @@ def read_folder(folder, test_percent=20, lists=None):
     if not folder.is_dir():
         raise ValueError(f"`folder` must be a folder. Received: {folder}")
     rows, without, unread = [], {}, collections.Counter()
-    for class_folder in sorted(folder.glob("[!_.]*/")):
+    for class_folder in sorted(folder.glob("[!_.]*")):
+        if not class_folder.is_dir():
+            continue
         suffixes = {path: path.suffix.lower() for path in _files(class_folder)}
         paths = [path for path in suffixes if suffixes[path] in SUFFIXES]
         if not paths:
@@ -263,7 +268,7 @@ class Report:
         if kinds:
             text += f" ({', '.join(kinds)})"
         text += f", {len(self.bad)} skipped"
-        missing = sum("No such file" in problem for _, problem in self.bad)
+        missing = sum(MISSING in problem for _, problem in self.bad)
         if missing:
             text += f" ({missing} missing)"
         lines = [f"  {path}: {problem}" for path, problem in self.bad[:_NAMED]]
@@ -300,21 +305,6 @@ class Report:
             writer.writerows(
                 [path, "yes", remark] for path, remark in self.remarks
             )
-
-
-def read_problems(path, read):
-    """Reads a `Report` from the CSV file that it wrote.
-
-    Args:
-        path: Path of the CSV file.
-        read: Number of files that are used.
-    """
-    report = Report(read)
-    with open(path, newline="", encoding="utf-8") as file:
-        for line in csv.DictReader(file):
-            kind = report.remarks if line["used"] == "yes" else report.bad
-            kind.append((line["path"], line["problem"]))
-    return report
 
 
 def read_sounds(rows, sample_rate, report, workers=None):

@@ -67,6 +67,17 @@ def multi_task(
                 f"`datasets` must have examples of one {what}. "
                 f"Received: {values}"
             )
+    for task, dataset in tasks.items():
+        for what, found in [
+            ("a validation split", dataset.validation is not None),
+            ("class weights", dataset.class_weights is not None),
+            ("labels that are maps", bool(dataset.label_shape)),
+        ]:
+            if found:
+                raise ValueError(
+                    f"`datasets` must not have {what}: several tasks at once "
+                    f"do not use them. Received: {what} in task '{task}'"
+                )
     if train_steps is None:
         train_steps = max(dataset.train_steps for dataset in tasks.values())
 

@@ -13,6 +13,7 @@ from absl import logging
 from diffstride.data import shards
 from diffstride.data.manifest import (
     MAX_BAD_SHARE,
+    MISSING,
     Report,
     class_names,
     labels_of,
@@ -204,7 +205,7 @@ def _report(every, report=None):
 def _check_presence(missing, total, max_bad_share):
     """Raises an error early, not after hours, if too many files are missing."""
     gone = [
-        (str(row.path), "the file does not exist")
+        (str(row.path), MISSING)
         for shard in missing
         for row in shard.make.rows
         if not row.path.exists()

@@ -58,7 +58,7 @@ def acoustic_scenes(folder, fold1=False):
     Returns:
         A list of `diffstride.data.manifest.Row`.
     """
-    folder = pathlib.Path(folder)
+    folder = pathlib.Path(folder).expanduser()
     if not fold1:
         # The names begin with the class: `airport-barcelona-0-0-a.wav`.
         paths = sorted(

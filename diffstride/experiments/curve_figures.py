@@ -51,7 +51,9 @@ def _by_epoch(folder, metric, name):
     values = []
     for (title, runs), panel in zip(shown.items(), panels, strict=False):
         for label in color:
-            chosen = [r for r in runs if label in (r.choices.get(axis), "all")]
+            chosen = [
+                r for r in runs if axis is None or r.choices[axis] == label
+            ]
             for key, style, width in (
                 (training, "--", 1.0),
                 (metric.name, "-", 1.5),

@@ -110,8 +110,9 @@ class FinishedRun:
                 return None
             return dict(zip(layers, initial, strict=True))
         row = self.history[epoch - 1]
+        # Without sizes of the input, the run has recorded no sizes of maps.
         return {
-            layer: _per_axis(strides, len(row["sizes"][layer]))
+            layer: _per_axis(strides, len(row["sizes"].get(layer, strides)))
             for layer, strides in row["strides"].items()
         }
 

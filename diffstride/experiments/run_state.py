@@ -11,7 +11,7 @@ from diffstride.experiments.errors import SweepError
 
 
 def is_finished(directory):
-    """Whether the trainer has saved the model, which is its last step."""
+    """Whether the trainer has saved the trained model."""
     return zipfile.is_zipfile(pathlib.Path(directory) / "model.keras")
 
 

@@ -30,8 +30,8 @@ from diffstride.validation import (
     check_aliasing,
     check_choice,
     check_limits,
+    check_not_negative,
     check_size_multiple,
-    check_smoothness_factor,
 )
 
 # The ramp of the 2022 release, and one that leaves most of the pass band of a
@@ -66,7 +66,7 @@ class BaseDiffStride(BaseSpectralPooling):
         self.ramp = check_choice(ramp, "ramp", ("outside", "inside"))
         if smoothness_factor is None:
             smoothness_factor = _SMOOTHNESS_FACTORS[ramp]
-        check_smoothness_factor(smoothness_factor)
+        check_not_negative(smoothness_factor=smoothness_factor)
         check_limits(lower_limit_stride, upper_limit_stride)
         if shared_stride and len(set(self._initial_strides)) > 1:
             raise ValueError(

@@ -17,7 +17,7 @@ class BaseSlotPooling(keras.layers.Layer):
 
     A size of `n` becomes `n / stride`, rounded up, whatever `n` is. A map with
     strides of 1 stays as it is, if no argument asks for something else. A
-    subclass has `_pool`.
+    subclass has `_pool`, or a `call` of its own.
 
     Attributes:
         serves_one_map: whether the layer has weights for the channels of its

@@ -141,9 +141,9 @@ class DiffRes(FrameAnalysis, BaseFrameReduction):
             comes to it as zeros. Defaults to `"learned"`.
         seed: integer or None. Seed of what is drawn from a range. A built layer
             can be set to a range if it was made with a range or with a seed.
-            A file holds the rate of when it was saved: if that was a number,
-            the loaded layer needs a seed for it. Defaults to None: a random
-            seed, which follows from `keras.utils.set_random_seed`.
+            A file stores the current rate. If that is a number, a loaded layer
+            can be set to a range only if it has a seed. Defaults to None: a
+            random seed, which follows from `keras.utils.set_random_seed`.
 
     Call arguments:
         inputs: spectrograms.

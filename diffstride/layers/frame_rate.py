@@ -61,6 +61,8 @@ class FrameRate:
 
     def set(self, value):
         self.value = value
+        # A `fit` that was interrupted may have left the rate of its last step.
+        self.held = None
         self._follow()
 
     def hold(self, rate):
@@ -95,7 +97,7 @@ class FrameRate:
         return drawn if known is None else known[0]
 
     def is_current(self, pairs, is_training=False):
-        """Whether a graph with these pairs of `training` and rate is so."""
+        """Whether a graph with these pairs of `training` and rate is valid."""
         del is_training
         return all(rate == self._of_call(training) for training, rate in pairs)
 

@@ -132,7 +132,8 @@ class BaseFrameReduction(keras.layers.Layer):
 
     def _set_up_range(self):
         is_range = self.frame_rate.is_range
-        # Other layers have none, because files of before hold none for them.
+        # Without a range or a seed, make no generator: older files have no
+        # state for it.
         needs_seeds = is_range or self.seed is not None
         if needs_seeds and self._seed_generator is None:
             self._seed_generator = keras.random.SeedGenerator(self.seed)

@@ -10,8 +10,8 @@ from diffstride.layers.base_slot_pooling import BaseSlotPooling
 from diffstride.ops.borders import extend
 from diffstride.validation import (
     check_choice,
+    check_positive,
     check_positive_integer,
-    is_number,
 )
 
 
@@ -104,11 +104,7 @@ class PolyphasePooling(BaseSlotPooling):
         self.hidden_channels = check_positive_integer(
             hidden_channels, "hidden_channels"
         )
-        if not is_number(temperature) or not 0 < temperature < math.inf:
-            raise ValueError(
-                "`temperature` must be a finite number above 0. "
-                f"Received: temperature={temperature}"
-            )
+        check_positive(temperature=temperature)
         self.temperature = temperature
         self.seed = seed
         self.input_spec = None  # There may be several maps.

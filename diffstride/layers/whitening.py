@@ -8,8 +8,8 @@ from keras import ops
 
 from diffstride.validation import (
     check_data_format,
+    check_not_negative,
     check_positive_integer,
-    is_number,
 )
 
 
@@ -31,8 +31,9 @@ class Whitening(keras.layers.Layer):
         kernel_size: integer. Height and width of a patch. Defaults to 2.
         epsilon: number of 0 or more. What is added to the eigenvalues, so that
             noise is not enlarged without limit. Defaults to 5e-4.
-        bias_steps: integer or None. After so many training steps the bias stays
-            as it is. Defaults to None: it is learned to the end.
+        bias_steps: integer or None. After so many training steps the bias has
+            no gradient; an optimizer with momentum still moves it a little.
+            Defaults to None: it is learned to the end.
         data_format: `"channels_last"`, `"channels_first"` or None. Defaults to
             `keras.config.image_data_format()`.
 
@@ -68,11 +69,7 @@ class Whitening(keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         self.kernel_size = check_positive_integer(kernel_size, "kernel_size")
-        if not is_number(epsilon) or not epsilon >= 0:
-            raise ValueError(
-                "`epsilon` must be a number of 0 or more. "
-                f"Received: epsilon={epsilon}"
-            )
+        check_not_negative(epsilon=epsilon)
         self.epsilon = float(epsilon)
         self.bias_steps = bias_steps
         if bias_steps is not None:

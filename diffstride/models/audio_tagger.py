@@ -148,7 +148,7 @@ def audio_tagger(
         inputs = x = keras.Input(input_shape, name="waveform")
         for layer in make_frontend(frontend):
             x = layer(x)
-        log_scale = getattr(layer, "log_scale", True)
+            log_scale = getattr(layer, "log_scale", log_scale)
     else:
         inputs = x = keras.Input(input_shape, name="spectrogram")
     if len(x.shape) == 3:

@@ -71,7 +71,8 @@ def fast_cnn(
         bias_rate: number. Factor of the learning rate for the biases of
             normalizations. Defaults to 64.
         whitening_bias_steps: integer or None. After so many steps the bias of
-            the whitening layer stays as it is. Defaults to None: never.
+            the whitening layer has no gradient (see `Whitening`). Defaults to
+            None: it is learned to the end.
         logit_scale: number. Factor of what enters the classifier. Defaults to
             1 / 9.
         momentum: float. Momentum of the moving averages of batch

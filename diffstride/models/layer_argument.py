@@ -73,8 +73,8 @@ def make_frame_reduction(layer, log_scale, **options):
 
     Args:
         layer: what `make_layer` takes.
-        log_scale: boolean. Whether the spectrogram is a logarithm. A class or a
-            function is told if it is none.
+        log_scale: boolean. Whether the spectrogram is a logarithm. If not, a
+            class or a function gets `log_scale=False`.
         **options: further arguments for a class or a function.
 
     Returns:

@@ -60,7 +60,7 @@ def recalibrate(
     if batches is not None:
         batches = check_positive_integer(batches, "batches")
     used = 0
-    with _momentum_kept(layers):
+    with _rest_kept(model, layers):
         for examples in _examples(data, batch_size):
             # With this momentum, moving averages are means over all batches.
             for layer in layers:
@@ -89,10 +89,20 @@ def _examples(data, batch_size):
 
 
 @contextlib.contextmanager
-def _momentum_kept(layers):
+def _rest_kept(model, layers):
+    """Undoes what such calls change besides the statistics of these layers."""
     momenta = [layer.momentum for layer in layers]
+    measured = {id(v) for layer in layers for v in layer.weights}
+    # Such as counters of steps, and the state of random generators.
+    kept = [
+        (variable, ops.convert_to_numpy(variable).copy())
+        for variable in model.non_trainable_variables
+        if id(variable) not in measured
+    ]
     try:
         yield
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum
+        for variable, value in kept:
+            variable.assign(value)

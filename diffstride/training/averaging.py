@@ -3,13 +3,14 @@
 import numpy as np
 
 
-def average_checkpoints(checkpoints, count=None):
+def average_checkpoints(checkpoints):
     """Averages the weights after each of the latest epochs.
+
+    These are as many as are kept (`keep_checkpoints` of the trainer), not
+    counting an earlier best.
 
     Args:
         checkpoints: a `diffstride.training.checkpoint_files.Checkpoints`.
-        count: integer. How many to average. Defaults to as many as are kept
-            (`keep_checkpoints` of the trainer), not counting an earlier best.
 
     Returns:
         `(arrays, state, steps)`: the latest of these checkpoints, with the mean
@@ -20,7 +21,7 @@ def average_checkpoints(checkpoints, count=None):
           sampling, labeling, and aggregation](
           https://arxiv.org/abs/2102.01243), 2021, section III-F.
     """
-    steps = checkpoints.epoch_ends()[-(count or checkpoints.keep) :]
+    steps = checkpoints.epoch_ends()[-checkpoints.keep :]
     if not steps:
         return None
     arrays, state = checkpoints.load(steps[-1])

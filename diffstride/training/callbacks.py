@@ -33,9 +33,8 @@ class StopOnNaN(keras.callbacks.Callback):
         self._checkpoints = checkpoints
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._start_step = self._progress.step
         self._losses = {}
-        self._checked = 0
+        self._checked = self._progress.step
 
     def on_train_batch_end(self, batch, logs=None):
         self._losses[batch] = logs["loss"]
@@ -59,8 +58,7 @@ class StopOnNaN(keras.callbacks.Callback):
             self._checked += 1
             if not math.isfinite(loss):
                 self._stop(
-                    f"The loss is {loss} at step "
-                    f"{self._start_step + self._checked} of epoch "
+                    f"The loss is {loss} at step {self._checked} of epoch "
                     f"{self._progress.epoch + 1}."
                 )
 
@@ -109,9 +107,10 @@ class Recorder(keras.callbacks.Callback):
         self._epoch_began = time.monotonic() - self._progress.seconds
         self._training_began = time.monotonic()
         self._steps_before = self._steps = self._progress.step
+        self._second_step = self._progress.step + 1
 
     def on_train_batch_begin(self, batch, logs=None):
-        if batch == 1:  # The first step may also compile.
+        if batch == self._second_step:  # The first step may also compile.
             self._training_began = time.monotonic()
             self._steps_before = self._steps
         self._steps += 1

@@ -121,8 +121,9 @@ class Checkpointing(keras.callbacks.Callback):
             self._metrics = None
 
     def on_train_batch_begin(self, batch, logs=None):
-        self._progress.step = self._start_step + batch
-        if batch and self._every and self._progress.step % self._every == 0:
+        is_first = batch == self._start_step
+        self._progress.step = batch
+        if self._every and not is_first and batch % self._every == 0:
             self._save()
         self._end_if_asked()
 
@@ -209,7 +210,7 @@ def _values(variables):
     return [np.array(ops.convert_to_numpy(variable)) for variable in variables]
 
 
-# What tells the best epoch, unless it is said: the first that a run has.
+# What tells the best epoch by default: the first of these that a run logs.
 MONITORS = ("val_accuracy", "val_mean_iou", "val_loss")
 
 

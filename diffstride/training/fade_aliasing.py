@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from diffstride.analysis.learned_layers import learned_layers
-from diffstride.validation import check_positive_integer, is_number
+from diffstride.validation import check_positive, check_positive_integer
 
 
 class FadeAliasing(keras.callbacks.Callback):
@@ -12,8 +12,9 @@ class FadeAliasing(keras.callbacks.Callback):
 
     A model that `diffstride.learn_strides` has converted computes what it did
     before, aliasing included, and its strides have no gradient. This callback
-    lowers the aliasing from what it is to zero, in a straight line over the
-    first epochs. The weights follow, and strides begin to learn.
+    lowers the aliasing from what the layers were made with to zero, in a
+    straight line over the first epochs. The weights follow, and strides begin
+    to learn.
 
     It never raises the aliasing of a layer: in a second call of `fit` a model
     stays as it is.
@@ -43,11 +44,7 @@ class FadeAliasing(keras.callbacks.Callback):
 
     def __init__(self, epochs: float, every: int = 10):
         super().__init__()
-        if not is_number(epochs) or not epochs > 0:
-            raise ValueError(
-                "`epochs` must be a number above 0. "
-                f"Received: epochs={epochs!r}"
-            )
+        check_positive(epochs=epochs)
         self.epochs = epochs
         self.every = check_positive_integer(every, "every")
         self._starts = {}

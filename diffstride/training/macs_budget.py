@@ -7,7 +7,7 @@ from keras import ops
 
 from diffstride.analysis.budget import StrideCosts, check_target
 from diffstride.types import Shape
-from diffstride.validation import check_positive_integer, is_number
+from diffstride.validation import check_every, check_not_negative
 
 
 class MacsBudget(keras.callbacks.Callback):
@@ -63,14 +63,8 @@ class MacsBudget(keras.callbacks.Callback):
         super().__init__()
         self.target_macs = target_macs
         self.input_shape = input_shape
-        if every != "epoch":
-            every = check_positive_integer(every, "every")
-        self.every = every
-        if not is_number(approach) or not 0 <= approach < math.inf:
-            raise ValueError(
-                "`approach` must be a number of epochs, 0 or more. "
-                f"Received: approach={approach!r}"
-            )
+        self.every = check_every(every)
+        check_not_negative(approach=approach)
         self.approach = approach
         self.target = None
         self.macs = None
@@ -82,10 +76,14 @@ class MacsBudget(keras.callbacks.Callback):
         self._epochs = 0.0
         self._start = None
 
-    def on_train_begin(self, logs=None):
-        self._costs = StrideCosts(self.model, self.input_shape)
+    def find_target(self, model):
+        """Makes a ratio a number of operations, those of the model now."""
+        self._costs = StrideCosts(model, self.input_shape)
         if self.target is None:
             self.target = check_target(self.target_macs, self._costs)
+
+    def on_train_begin(self, logs=None):
+        self.find_target(self.model)
         self._is_fitting = True
         # An interrupted training goes on with the strides that it had.
         self._steps = int(ops.convert_to_numpy(self.model.optimizer.iterations))
@@ -98,12 +96,22 @@ class MacsBudget(keras.callbacks.Callback):
         if self.approach and self._start is None:
             self._start = epoch, self._costs.count()
 
+    def on_train_batch_begin(self, batch, logs=None):
+        self._first_step = batch
+
     def on_train_batch_end(self, batch, logs=None):
         self._is_kept = False
-        self._steps += 1
         steps = self.params.get("steps") or math.inf
-        self._epochs = int(self._epochs) + min((batch + 1) / steps, 0.999)
-        if self.every != "epoch" and self._steps % self.every == 0:
+        # One call runs several steps with `steps_per_execution`.
+        last_step = min(batch, steps - 1)
+        before, self._steps = self._steps, self._steps + 1
+        self._steps += last_step - self._first_step
+        self._epochs = int(self._epochs) + min((last_step + 1) / steps, 0.999)
+        is_due = (
+            self.every != "epoch"
+            and self._steps // self.every > before // self.every
+        )
+        if is_due:
             if keras.backend.backend() == "jax":
                 # The variables lag behind the state of the training step.
                 self.model.jax_state_sync()

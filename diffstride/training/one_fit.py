@@ -64,6 +64,8 @@ class Callbacks(keras.callbacks.CallbackList):
     All epochs of a `fit` have the same number of steps. Where the first one is
     to have fewer, this list sets `model.stop_training` at its last step, so
     that Keras leaves the epoch, and takes that back before Keras looks again.
+    Keras counts the steps of that epoch from 0. Callbacks get their places in
+    the whole epoch, so that they do what they would do without a break.
 
     Args:
         callbacks: list of callbacks.
@@ -74,7 +76,9 @@ class Callbacks(keras.callbacks.CallbackList):
 
     def __init__(self, callbacks, first_steps, steps, **kwargs):
         super().__init__(callbacks, steps=steps, **kwargs)
-        self._last_batch = first_steps - 1 if first_steps < steps else None
+        # Steps of the first epoch that were made earlier.
+        self._steps_before = steps - first_steps
+        self._steps = steps
         self._stop_training = None
         self._has_begun = False
 
@@ -84,10 +88,14 @@ class Callbacks(keras.callbacks.CallbackList):
             self._has_begun = True
             super().on_train_begin(logs)
 
+    def on_train_batch_begin(self, batch, logs=None):
+        super().on_train_batch_begin(batch + self._steps_before, logs)
+
     def on_train_batch_end(self, batch, logs=None):
+        batch += self._steps_before
         super().on_train_batch_end(batch, logs)
-        if batch == self._last_batch:
-            self._last_batch = None
+        if self._steps_before and batch == self._steps - 1:
+            self._steps_before = 0
             self._stop_training = self.model.stop_training
             self.model.stop_training = True
 

@@ -7,6 +7,7 @@ import keras
 from diffstride.analysis.learned_layers import learned_layers
 from diffstride.layers import compiled_functions
 from diffstride.layers.compiled_functions import CompiledFunction
+from diffstride.validation import check_every
 
 
 class RefreshSizes(keras.callbacks.Callback):
@@ -54,14 +55,9 @@ class RefreshSizes(keras.callbacks.Callback):
 
     def __init__(self, every: str | int = "epoch"):
         super().__init__()
-        if every != "epoch" and (type(every) is not int or every < 1):
-            raise ValueError(
-                "`every` must be 'epoch' or a positive integer. "
-                f"Received: every={every}"
-            )
-        self.every = every
+        self.every = check_every(every)
         # Once an epoch, Keras need not wait for the result of each step.
-        self.async_safe = every == "epoch"
+        self.async_safe = self.every == "epoch"
         self.steps = 0
         self.compilations = 0
         self._counted = weakref.WeakSet()
@@ -111,7 +107,7 @@ class RefreshSizes(keras.callbacks.Callback):
     def on_predict_begin(self, logs=None):
         self._look()
 
-    def refresh(self) -> bool:
+    def refresh(self) -> None:
         """Lets all sizes follow the strides."""
         for layer in self._static_layers():
             layer.refresh_sizes()

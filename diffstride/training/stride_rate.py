@@ -1,12 +1,11 @@
 """A learning rate of their own for strides, and for other weights by name."""
 
-import math
 import re
 from collections.abc import Mapping
 
 import keras
 
-from diffstride.validation import is_number
+from diffstride.validation import check_not_negative
 
 
 def set_stride_rate(
@@ -59,11 +58,7 @@ def set_weight_rates(
     >>> model.compile(optimizer, "mse")
     """
     for factor in factors.values():
-        if not is_number(factor) or not 0 <= factor < math.inf:
-            raise ValueError(
-                "`factor` must be a finite number of 0 or more. "
-                f"Received: factor={factor}"
-            )
+        check_not_negative(factor=factor)
     if keras.backend.backend() == "torch":
         raise NotImplementedError(
             "`set_weight_rates` needs TensorFlow or JAX. Under torch, Keras "

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 import keras
 
-from diffstride.analysis.budget import StrideCosts, check_target
 from diffstride.analysis.complexity import add_complexity_loss
 from diffstride.analysis.keras_graph import sublayers
 from diffstride.data.dataset import Dataset
@@ -97,9 +96,9 @@ def train(
         workdir: directory of everything that the run leaves behind:
             `checkpoints/`, `history.jsonl`, `config.gin`, `tensorboard/`,
             `strides.png`, for label maps `predictions.png`, the trained
-            `model.keras` and, where the data set
-            has them, the names of its classes, `classes.json`, and the figures
-            of the test split, `test.json`, if there is a validation split.
+            `model.keras` and, where the data set has them, the names of its
+            classes, `classes.json`, and the figures of the test split,
+            `test.json`, if there is a validation split.
         mode: `"train"`, or `"eval"` to evaluate a checkpoint on the test
             split.
         seed: integer. Seed of the weights, of dropout, and of the data set.
@@ -141,7 +140,7 @@ def train(
         checkpoint_steps: integer or None. Also save within an epoch, every so
             many steps.
         keep_checkpoints: integer. How many checkpoints to keep, besides the
-            best one.
+            best one. Of those within an epoch, as many more.
         monitor: string. What makes the best checkpoint the best: a name in
             the history. Defaults to `"val_accuracy"` or, of label maps,
             `"val_mean_iou"`, where there is one, else `"val_loss"`. Names with
@@ -259,9 +258,11 @@ def train(
     if complexity_weight:
         add_complexity_loss(network, complexity_weight)
     if target_macs is not None:
-        costs = StrideCosts(network, data.input_shape)
-        budget = MacsBudget(check_target(target_macs, costs), data.input_shape)
-        callbacks = [budget, *callbacks]
+        callbacks = [MacsBudget(target_macs, data.input_shape), *callbacks]
+    for callback in callbacks:
+        if isinstance(callback, MacsBudget):
+            # A ratio is one of the new model, also in a run that goes on.
+            callback.find_target(network)
     draws = any(isinstance(each, DrawReductionRate) for each in callbacks)
     if not draws and not sizes_can_follow() and ranges_to_draw_from(network):
         callbacks = [DrawReductionRate(seed=seed), *callbacks]
