@@ -76,7 +76,7 @@ setup(
         "gin-config>=0.5",
         # TFDS imports it on every Python, and asks for it on old ones only.
         "importlib-resources>=6",
-        "keras>=3.8",
+        "keras>=3.12",
         # Older versions compute float32 scalars in float64.
         "numpy>=2.0",
         "tensorflow>=2.18",

@@ -78,7 +78,7 @@ class Format(typing.NamedTuple):
     file: str
     modules: tuple
     run: typing.Callable
-    oldest_keras: tuple = (3, 8)
+    oldest_keras: tuple = (3, 12)
 
 
 FORMATS = {

@@ -1,6 +1,6 @@
 # Sourced by the other scripts: a virtual environment beside the checkout, made
-# once and brought up to date when setup.py changed. Set VENV to put it
-# elsewhere, PYTHON to choose the interpreter.
+# once and brought up to date when setup.py or the checkout changed. Set VENV to put
+# it elsewhere, PYTHON to choose the interpreter.
 #
 #   environment EXTRAS    e.g. environment plot
 
@@ -9,7 +9,7 @@ VENV="${VENV:-.venv}"
 PYTHON="${PYTHON:-python3}"
 
 environment() {
-  local extras="$1" stamp
+  local extras="$1" stamp wanted
   "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || {
     echo "Python 3.10 or newer is needed. Set PYTHON to its path." >&2
     return 1
@@ -19,10 +19,11 @@ environment() {
     "$PYTHON" -m venv "$VENV"
   }
   stamp="$VENV/.installed-$extras"
-  if ! cmp -s setup.py "$stamp"; then
+  wanted="$(pwd && cat setup.py)"
+  if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
     echo "Installing diffstride[$extras] into $VENV (a few minutes, once)"
     "$VENV/bin/python" -m pip install --quiet --editable ".[$extras]"
-    cp setup.py "$stamp"
+    echo "$wanted" >"$stamp"
   fi
   export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-3}"
 }

@@ -222,7 +222,7 @@ def test_an_unknown_format(capsys):
 def test_a_missing_package_names_the_extra(tmp_path, capsys, monkeypatch):
     onnx = script.FORMATS["onnx"]._replace(modules=("onnx", "not_there"))
     monkeypatch.setitem(script.FORMATS, "onnx", onnx)
-    assert script.main([saved(tiny(), tmp_path)]) == 2
+    assert script.main([saved(tiny(), tmp_path), "--formats", "onnx"]) == 2
     error = capsys.readouterr().err
     assert "needs not_there" in error
     assert "diffstride[export]" in error
@@ -231,7 +231,7 @@ def test_a_missing_package_names_the_extra(tmp_path, capsys, monkeypatch):
 def test_sizes_that_remain_unknown_must_be_given(tmp_path, capsys):
     model = keras.Sequential([keras.Input((None, None, 2))])
     model.add(keras.layers.GlobalMaxPooling2D())
-    assert script.main([saved(model, tmp_path)]) == 2
+    assert script.main([saved(model, tmp_path), "--formats", "onnx"]) == 2
     assert "`--test_shape` must be given" in capsys.readouterr().err
 
 

@@ -160,8 +160,8 @@ class Records:
         """The places of the records of a part that its file really has."""
         stop = part.skip + part.take
         if self._is_array_record:
-            reader = shards.array_record().ArrayRecordReader(str(part.filename))
-            return np.arange(part.skip, min(stop, reader.num_records()))
+            number = _num_records(part.filename)
+            return np.arange(part.skip, min(stop, number))
         return np.array(_offsets(part.filename, stop)[part.skip :], "int64")
 
     def _name_file(self, part, found):
@@ -237,6 +237,14 @@ def _tfrecord_loader():
         return records.batch(count).get_single_element()
 
     return load
+
+
+def _num_records(path):
+    """How many records an ArrayRecord file has; none if it is missing."""
+    try:
+        return shards.array_record().ArrayRecordReader(str(path)).num_records()
+    except RuntimeError:  # Of array_record 0.5; later ones say zero.
+        return 0
 
 
 def _offsets(path, count):
