@@ -217,7 +217,7 @@ def test_arguments_are_checked():
         ({"strides": 2.5}, "`strides` must be an integer of 1 or more"),
         ({"choice": "max"}, "`choice` must be one of .*'max'"),
         ({"hidden_channels": 0}, "`hidden_channels` must be a positive"),
-        ({"temperature": 0}, "`temperature` must be a finite .*=0"),
+        ({"temperature": 0}, "`temperature` must be a positive number.*=0"),
     ]:
         with pytest.raises(ValueError, match=message):
             PolyphasePooling(**arguments)
