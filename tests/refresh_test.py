@@ -82,8 +82,9 @@ def assert_equal(one, other):
 
 def test_every_says_when():
     for every in ["batch", 0, -1, 1.5, None]:
-        with pytest.raises(ValueError, match=f"`every` must .*every={every}"):
+        with pytest.raises(ValueError, match=f"`every` must .*every={every!r}"):
             RefreshSizes(every)
+    assert RefreshSizes(np.int64(3)).every == 3
 
 
 def test_a_size_seen_before_costs_no_compilation():
