@@ -45,9 +45,13 @@ def check_not_negative(**arguments):
             )
 
 
+def _is_integer(value, least):
+    return is_number(value) and value == value // 1 and value >= least
+
+
 def check_integer(value, name, least):
     """An integer of `least` or more, whatever holds it."""
-    if not is_number(value) or value != value // 1 or value < least:
+    if not _is_integer(value, least):
         needed = "a positive integer"
         if least != 1:
             needed = f"an integer of {least} or more"
@@ -65,7 +69,7 @@ def check_every(value):
     """How often a callback acts: `"epoch"`, or a number of steps."""
     if value == "epoch":
         return value
-    if not is_number(value) or value != value // 1 or value < 1:
+    if not _is_integer(value, least=1):
         raise ValueError(
             "`every` must be 'epoch' or a positive integer. "
             f"Received: every={value!r}"
