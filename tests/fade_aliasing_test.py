@@ -82,6 +82,33 @@ def test_aliasing_changes_every_so_many_steps():
     np.testing.assert_allclose(record.found, [1, 1, 0.75, 0.75], atol=1e-6)
 
 
+@pytest.mark.compiles
+def test_several_steps_in_one_call():
+    """The aliasing changes after three steps, of which the second was due."""
+    model, record = converted(), Record()
+    model.compile("sgd", "mse", steps_per_execution=3)
+    fit(model, record, FadeAliasing(epochs=2, every=2), epochs=1)
+    np.testing.assert_allclose(record.found, [1, 1 - 3 / 8], atol=1e-6)
+
+
+def test_aliasing_changes_between_epochs():
+    model, record = converted(), Record()
+    fit(model, record, FadeAliasing(epochs=2, every="epoch"), epochs=2)
+    np.testing.assert_allclose(record.found, 4 * [1] + 4 * [0.5], atol=1e-6)
+
+
+def test_steps_are_counted_on_after_an_interruption():
+    whole, later = Record(), Record()
+    fit(converted(), whole, FadeAliasing(epochs=4, every=3), epochs=2)
+    model = converted()
+    fit(model, FadeAliasing(epochs=4, every=3), epochs=1)
+    callback = FadeAliasing(epochs=4, every=3)
+    fit(model, later, callback, initial_epoch=1, epochs=2)
+    assert later.found == whole.found[4:]
+    # Steps 6 and 9 are due, the second and the last but three of epochs of 4.
+    assert len(set(later.found)) == 2
+
+
 def test_an_interrupted_training_goes_on():
     model, record = converted(), Record()
     fit(model, FadeAliasing(epochs=2, every=1), epochs=1)

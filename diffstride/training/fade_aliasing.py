@@ -4,10 +4,11 @@ import keras
 from keras import ops
 
 from diffstride.analysis.learned_layers import learned_layers
-from diffstride.validation import check_positive, check_positive_integer
+from diffstride.training.step_callback import StepCallback
+from diffstride.validation import check_positive
 
 
-class FadeAliasing(keras.callbacks.Callback):
+class FadeAliasing(StepCallback):
     """Lowers the `aliasing` of DiffStride layers to zero during training.
 
     A model that `diffstride.learn_strides` has converted computes what it did
@@ -22,7 +23,8 @@ class FadeAliasing(keras.callbacks.Callback):
     Args:
         epochs: number of epochs after which nothing aliases. It need not be an
             integer, if it is known of how many steps an epoch consists.
-        every: integer. After how many training steps the aliasing changes.
+        every: `"epoch"`, to lower the aliasing between epochs alone, or an
+            integer: after how many training steps it is lowered.
 
     Example:
 
@@ -42,15 +44,15 @@ class FadeAliasing(keras.callbacks.Callback):
     0.0
     """
 
-    def __init__(self, epochs: float, every: int = 10):
-        super().__init__()
+    def __init__(self, epochs: float, every: str | int = 10):
+        super().__init__(every)
         check_positive(epochs=epochs)
         self.epochs = epochs
-        self.every = check_positive_integer(every, "every")
         self._starts = {}
         self._epoch = 0
 
     def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
         self._starts = {
             layer: layer.get_config()["aliasing"]
             for layer in learned_layers(self.model)
@@ -74,13 +76,10 @@ class FadeAliasing(keras.callbacks.Callback):
         self._epoch = epoch
         self._lower_to(epoch)
 
-    def on_train_batch_end(self, batch, logs=None):
-        steps = self.params.get("steps")
-        if steps and (batch + 1) % self.every == 0:
-            if keras.backend.backend() == "jax":
-                # The variables lag behind the state of the training step.
-                self.model.jax_state_sync()
-            self._lower_to(self._epoch + (batch + 1) / steps)
+    def on_due_step(self):
+        if self.params.get("steps"):
+            share = self.steps_of_epoch / self.params["steps"]
+            self._lower_to(self._epoch + share)
 
     def _lower_to(self, epoch):
         """Sets the aliasing to what it should be after some epochs."""

@@ -2,15 +2,13 @@
 
 import math
 
-import keras
-from keras import ops
-
 from diffstride.analysis.budget import StrideCosts, check_target
+from diffstride.training.step_callback import StepCallback, optimizer_steps
 from diffstride.types import Shape
-from diffstride.validation import check_every, check_not_negative
+from diffstride.validation import check_not_negative
 
 
-class MacsBudget(keras.callbacks.Callback):
+class MacsBudget(StepCallback):
     """Lets strides learn under a budget of operations.
 
     The loss decides where a network works at which resolution, and the budget
@@ -60,16 +58,14 @@ class MacsBudget(keras.callbacks.Callback):
         every: str | int = "epoch",
         approach: float = 0.0,
     ):
-        super().__init__()
+        super().__init__(every)
         self.target_macs = target_macs
         self.input_shape = input_shape
-        self.every = check_every(every)
         check_not_negative(approach=approach)
         self.approach = approach
         self.target = None
         self.macs = None
         self._costs = None
-        self._steps = 0
         self._is_fitting = False
         self._is_kept = False
         # Epochs that have passed, and what the model cost at which of them.
@@ -83,12 +79,12 @@ class MacsBudget(keras.callbacks.Callback):
             self.target = check_target(self.target_macs, self._costs)
 
     def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
         self.find_target(self.model)
         self._is_fitting = True
-        # An interrupted training goes on with the strides that it had.
-        self._steps = int(ops.convert_to_numpy(self.model.optimizer.iterations))
         self._start = None
-        if not self._steps and not self.approach:
+        # An interrupted training goes on with the strides that it had.
+        if not optimizer_steps(self.model) and not self.approach:
             self._keep()
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -96,26 +92,14 @@ class MacsBudget(keras.callbacks.Callback):
         if self.approach and self._start is None:
             self._start = epoch, self._costs.count()
 
-    def on_train_batch_begin(self, batch, logs=None):
-        self._first_step = batch
-
     def on_train_batch_end(self, batch, logs=None):
         self._is_kept = False
-        steps = self.params.get("steps") or math.inf
-        # One call runs several steps with `steps_per_execution`.
-        last_step = min(batch, steps - 1)
-        before, self._steps = self._steps, self._steps + 1
-        self._steps += last_step - self._first_step
-        self._epochs = int(self._epochs) + min((last_step + 1) / steps, 0.999)
-        is_due = (
-            self.every != "epoch"
-            and self._steps // self.every > before // self.every
-        )
-        if is_due:
-            if keras.backend.backend() == "jax":
-                # The variables lag behind the state of the training step.
-                self.model.jax_state_sync()
-            self._keep()
+        super().on_train_batch_end(batch, logs)
+
+    def on_due_step(self):
+        share = self.steps_of_epoch / (self.params.get("steps") or math.inf)
+        self._epochs = int(self._epochs) + min(share, 0.999)
+        self._keep()
 
     def on_test_begin(self, logs=None):
         # So that what is validated is what is kept.

@@ -2,15 +2,13 @@
 
 import weakref
 
-import keras
-
 from diffstride.analysis.learned_layers import learned_layers
 from diffstride.layers import compiled_functions
 from diffstride.layers.compiled_functions import CompiledFunction
-from diffstride.validation import check_every
+from diffstride.training.step_callback import StepCallback
 
 
-class RefreshSizes(keras.callbacks.Callback):
+class RefreshSizes(StepCallback):
     """Lets the static sizes of DiffStride layers follow their strides.
 
     If a layer has static sizes (always under JAX, and with
@@ -30,8 +28,7 @@ class RefreshSizes(keras.callbacks.Callback):
         every: `"epoch"`, or an integer: a number of training steps.
 
     Attributes:
-        steps: number of training steps so far. Set it where an interrupted
-            training goes on, so that `every` counts on.
+        steps: number of training steps so far, if `every` is a number of them.
         compilations: number of training functions compiled so far.
 
     Example:
@@ -54,15 +51,14 @@ class RefreshSizes(keras.callbacks.Callback):
     """
 
     def __init__(self, every: str | int = "epoch"):
-        super().__init__()
-        self.every = check_every(every)
+        super().__init__(every)
         # Once an epoch, Keras need not wait for the result of each step.
         self.async_safe = self.every == "epoch"
-        self.steps = 0
         self.compilations = 0
         self._counted = weakref.WeakSet()
 
     def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
         # Under JAX, every look at `self.model` copies the state of the training
         # into the model, so it is not for every step.
         self._trained_model = self.model
@@ -70,28 +66,15 @@ class RefreshSizes(keras.callbacks.Callback):
         for layer in self._static_layers():
             layer.graph_sizes.hold()
 
-    def on_train_batch_begin(self, batch, logs=None):
-        self._first_step = batch
-
     def on_train_batch_end(self, batch, logs=None):
         function = self._trained_model.train_function
         if function not in self._counted:
             self._counted.add(function)
             self.compilations += 1
-        # One call runs several steps with `steps_per_execution`, of which the
-        # last call of an epoch may have fewer. Keras does not say so.
-        last_step = batch
-        if self.params.get("steps"):
-            last_step = min(batch, self.params["steps"] - 1)
-        before, self.steps = self.steps, self.steps + 1
-        self.steps += last_step - self._first_step
-        if self.every == "epoch":
-            return
-        if self.steps // self.every > before // self.every:
-            if keras.backend.backend() == "jax":
-                # The variables lag behind the state of the training step.
-                self.model.jax_state_sync()
-            self.refresh()
+        super().on_train_batch_end(batch, logs)
+
+    def on_due_step(self):
+        self.refresh()
 
     def on_epoch_end(self, epoch, logs=None):
         if self.every == "epoch":
