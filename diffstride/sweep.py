@@ -60,6 +60,9 @@ for short runs on a GPU: the images stay on the device, and runs that differ
 only in their seeds share what is compiled. A run keeps no checkpoints then, and
 starts anew if it was interrupted.
 
+A sweep that is no file is looked for among those of the package, so that
+`python -m diffstride.sweep table3_cifar10` works in any folder.
+
 The configurations of all runs are read before the first one starts. A binding
 for all runs that some of them cannot use, such as a parameter of DiffStride
 where convolutions are strided, is left out of those, and named.
@@ -75,6 +78,7 @@ import dataclasses
 import pathlib
 import sys
 
+from diffstride import configs
 from diffstride.experiments.checks import check_runs
 from diffstride.experiments.run_state import check_workdir
 from diffstride.experiments.runner import (
@@ -92,12 +96,24 @@ from diffstride.experiments.sweep_file import (
 )
 
 
+def find(path):
+    """The path of a sweep, which may be one of the package."""
+    if path.exists():
+        return path
+    try:
+        return configs.find(path.as_posix())
+    except configs.UnknownConfigError as error:
+        raise SweepError(f"There is no file {path}. {error}") from None
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("sweep", type=pathlib.Path, help="sweep file")
+    parser.add_argument(
+        "sweep", type=pathlib.Path, help="sweep file, or its name"
+    )
     parser.add_argument(
         "--workdir",
         type=pathlib.Path,
@@ -147,7 +163,7 @@ def main():
         parser.error("--cpus_per_run and --gpus_per_run need --ray")
     workdir = args.workdir or pathlib.Path("runs") / args.sweep.stem
     try:
-        sweep = read_sweep(args.sweep)
+        sweep = read_sweep(find(args.sweep))
         runs = [
             dataclasses.replace(run, added=tuple(args.gin_param))
             for run in sweep.runs

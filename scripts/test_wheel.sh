@@ -16,6 +16,8 @@ mkdir "$folder/empty"
 cd "$folder/empty"
 
 "$python" -m diffstride.configs list papers | tail -n 1
+"$python" -m diffstride.sweep configs/sweeps/table3_cifar10.toml --dry_run |
+  tail -n 1
 "$python" - <<'PROGRAM'
 import diffstride
 import keras

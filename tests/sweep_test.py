@@ -9,7 +9,6 @@ import pathlib
 import re
 import shlex
 import signal
-import subprocess
 import sys
 import types
 import zipfile
@@ -18,8 +17,14 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 
+from diffstride import check_runs as check_module  # noqa: E402
 from diffstride import sweep  # noqa: E402
-from diffstride.experiments import run_state, runner, sweep_file  # noqa: E402
+from diffstride.experiments import (  # noqa: E402
+    checks,
+    run_state,
+    runner,
+    sweep_file,
+)
 from diffstride.experiments.checks import check_runs  # noqa: E402
 from diffstride.experiments.runs import shell_command  # noqa: E402
 
@@ -328,6 +333,18 @@ def test_gin_knows_what_shipped_sweeps_bind(path):
     gin.clear_config()
 
 
+@pytest.fixture
+def checks_here(monkeypatch):
+    """The check of a sweep without a process, which takes seconds to start."""
+
+    def run(command, input, **arguments):
+        found = [check_module.check(**each) for each in json.loads(input)]
+        return types.SimpleNamespace(returncode=0, stdout=json.dumps(found))
+
+    process = types.SimpleNamespace(run=run)
+    monkeypatch.setattr(checks, "subprocess", process)
+
+
 CHECKED = """
 config = ["quickstart.gin"]
 gin_param = ["pooling.DiffStride.symmetric = True"]
@@ -386,7 +403,7 @@ def test_what_a_choice_cannot_use_is_left_out_there_and_said(tmp_path):
     ],
 )
 def test_all_runs_are_checked_before_the_first_starts(
-    tmp_path, monkeypatch, old, new, message
+    tmp_path, monkeypatch, checks_here, old, new, message
 ):
     path = write(tmp_path / "sweep.toml", CHECKED.replace(old, new))
     workdir = tmp_path / "runs"
@@ -697,17 +714,25 @@ def test_ray_makes_the_same_runs(tmp_path, make, monkeypatch):
         runner.Ray()
 
 
-def test_dry_run_prints_the_commands(tmp_path):
-    command = [sys.executable, "-m", "diffstride.sweep"]
-    command.append("configs/sweeps/{}.toml")
+@pytest.mark.parametrize("name", ["configs/sweeps/{}.toml", "{}"])
+def test_dry_run_prints_the_commands(
+    name, tmp_path, monkeypatch, checks_here, capsys
+):
+    monkeypatch.chdir(tmp_path)  # The sweep is found anywhere.
     param = "images.tfds_images.data_dir = 'c'"
-    output = subprocess.check_output(
-        [c.format("table3_cifar10") for c in command]
-        + ["--dry_run", f"--workdir={tmp_path / 'w'}", f"--gin_param={param}"],
-        cwd=ROOT,
-        text=True,
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        [
+            "sweep",
+            name.format("table3_cifar10"),
+            "--dry_run",
+            f"--workdir={tmp_path / 'w'}",
+            f"--gin_param={param}",
+        ],
     )
-    lines = output.splitlines()
+    sweep.main()
+    lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 6 * 3 * 3
     assert all(
         line.startswith("python -m diffstride.train --gin_file=")
@@ -715,3 +740,12 @@ def test_dry_run_prints_the_commands(tmp_path):
         for line in lines
     )
     assert not (tmp_path / "w").exists()
+
+
+def test_a_sweep_that_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["sweep", "table3_cifar.toml"])
+    with pytest.raises(SystemExit) as error:
+        sweep.main()
+    assert "There is no file table3_cifar.toml" in str(error.value)
+    assert "sweeps/table3_cifar10.toml" in str(error.value)
