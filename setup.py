@@ -98,6 +98,7 @@ setup(
             *EXPORT,
             *JAX,
             *PLOT,
+            *TENSORBOARD,
             "librosa>=0.10.2",
             "pytest>=8.0",
             "pytest-xdist>=3.5",

@@ -117,6 +117,7 @@ def test_in_compiled_fit_and_evaluate():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_devices_in_step():
     """In a process of its own, which alone can have two devices."""

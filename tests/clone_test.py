@@ -10,7 +10,14 @@ from diffstride import DiffStride, freeze, learn_strides, to_integer_strides
 layers = keras.layers
 
 
-@pytest.mark.parametrize("copy", [learn_strides, freeze, to_integer_strides])
+@pytest.mark.parametrize(
+    "copy",
+    [
+        pytest.param(learn_strides, marks=pytest.mark.slow),
+        freeze,
+        to_integer_strides,
+    ],
+)
 def test_a_copy_can_be_trained_without_harm_to_the_model(copy, tmp_path):
     """Under JAX, training deletes the arrays that a model had before."""
     model = network(

@@ -30,6 +30,30 @@ FRAGMENTS = [
     for path in sorted(CONFIGS.rglob("*.gin"))
     if COMMAND not in path.read_text()
 ]
+# Experiments whose network and kind of data are those of another one. They are
+# trained in the slow part, and the other one always.
+LIKE_ANOTHER = {
+    "papers/diffres/fsd50k.gin": "papers/diffres/fsd50k_whole_clips.gin",
+    "papers/diffres/nsynth.gin": "papers/diffres/esc50.gin",
+    "papers/diffres/nsynth_b0.gin": "papers/diffres/speech_words_b0.gin",
+    "papers/diffres/speech_words.gin": "papers/diffres/esc50.gin",
+    **{
+        f"papers/diffstride/audio_{task}.gin": (
+            "papers/diffstride/audio_acoustic_scenes.gin"
+        )
+        for task in ("birdsong", "nsynth_instrument", "speech_words")
+    },
+    **{
+        f"papers/{name.format(100)}.gin": f"papers/{name.format(10)}.gin"
+        for name in (
+            "diffstride/cifar{}_densenet",
+            "diffstride/cifar{}_diffstride",
+            "diffstride/cifar{}_efficientnet",
+            "diffstride/release_cifar{}",
+            "hybrid/cifar{}",
+        )
+    },
+}
 BATCH_SIZE = 4
 NUM_CLASSES = {"cifar10": 10, "cifar100": 100, "imagenet2012": 1000}
 AUDIO_CLASSES = {
@@ -122,6 +146,23 @@ SMALL_IF_BOUND = {
 
 def test_there_are_experiments():
     assert "quickstart.gin" in EXPERIMENTS
+
+
+@pytest.mark.parametrize("experiment", LIKE_ANOTHER)
+def test_what_is_slow_is_like_another(experiment):
+    assert experiment in EXPERIMENTS
+    assert LIKE_ANOTHER[experiment] not in LIKE_ANOTHER
+    parts = []
+    for name in (experiment, LIKE_ANOTHER[experiment]):
+        configurables.parse([name])
+        parts.append(
+            [
+                str(gin.query_parameter(f"train.train.{part}"))
+                for part in ("dataset", "model", "loss", "optimizer")
+                if bound(f"train.train.{part}") is not None
+            ]
+        )
+    assert parts[0] == parts[1]
 
 
 @pytest.fixture(scope="module")
@@ -238,7 +279,15 @@ def train_a_step(files, workdir, data_dir, more=()):
 
 
 @pytest.mark.tensorflow
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize(
+    "experiment",
+    [
+        pytest.param(name, marks=pytest.mark.slow)
+        if name in LIKE_ANOTHER
+        else name
+        for name in EXPERIMENTS
+    ],
+)
 @pytest.mark.filterwarnings("ignore:Even though")
 def test_experiment_trains_a_step(experiment, tmp_path, data_dir):
     history = train_a_step([experiment], tmp_path, data_dir)

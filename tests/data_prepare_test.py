@@ -332,6 +332,7 @@ def test_audioset(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_the_script_counts_the_clips_of_each_split(tmp_path):
     for index in range(20):
         write(tmp_path / "sounds" / "ab"[index % 2] / f"{index}.wav", index + 1)

@@ -46,8 +46,8 @@ class TestShuffle:
     def test_as_tensorflow_does(self):
         tf = pytest.importorskip("tensorflow")
         runs = range(400)
-        examples = tf.data.Dataset.range(12)
-        theirs = [list(examples.shuffle(4).as_numpy_iterator()) for _ in runs]
+        examples = tf.data.Dataset.range(12).shuffle(4).batch(12)
+        theirs = list(examples.repeat(len(runs)).as_numpy_iterator())
         ours = [
             sampling.shuffle(np.random.default_rng(run), 12, 4) for run in runs
         ]

@@ -440,7 +440,10 @@ def test_fit_shows_the_statistics(jit_compile):
 
 @pytest.mark.parametrize(
     "eager",
-    (pytest.param(False, marks=pytest.mark.compiles), True),
+    (
+        pytest.param(False, marks=pytest.mark.compiles),
+        pytest.param(True, marks=pytest.mark.slow),
+    ),
 )
 def test_no_statistics_of_training_under_the_name_of_validation(eager):
     layer = DiffRes(reduction_rate=0.5)
@@ -763,6 +766,7 @@ def events_in_silence(clips, seed, frames=40, mels=16):
     return x.astype("float32"), kinds, is_event
 
 
+@pytest.mark.slow
 def test_learns_to_keep_the_event():
     x, y, _ = events_in_silence(512, seed=0)
     test_x, test_y, is_event = events_in_silence(256, seed=1)

@@ -4,6 +4,7 @@ import pathlib
 import re
 import sys
 
+import conftest
 import gin
 import keras
 import numpy as np
@@ -22,6 +23,25 @@ from diffstride import configurables, sweep  # noqa: E402
 from diffstride.experiments import sweep_file  # noqa: E402
 
 PAGES = {path.name: path.read_text() for path in (ROOT / "docs").glob("*.md")}
+
+
+def test_contributing_names_the_slow_tests(request):
+    """All of them, and no other, as far as whole files are collected."""
+    config = request.config
+    if any("::" in argument for argument in config.args):
+        pytest.skip("A file is collected in part.")
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    table = page[page.index("## The slow part") :]
+    named = {
+        f"{file}.py": [f"test_{name}" for name in re.findall(r"`(\w+)`", names)]
+        for file, names in re.findall(r"\| `(\w+)` \| (.*?) \|", table)
+    }
+    assert [f for f in named if not (ROOT / "tests" / f).exists()] == []
+    assert config.stash[conftest.SLOW] == {
+        f"{file}::{name}"
+        for file in config.stash[conftest.FILES] & set(named)
+        for name in named[file]
+    }
 
 
 def test_sizes_of_maps_are_those_that_the_command_prints(capsys):

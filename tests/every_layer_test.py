@@ -17,7 +17,13 @@ from diffstride.analysis.learned_layers import learned_layers
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 NAMES = sorted(ROWS)
 LAYERS = [name for name in NAMES if not ROWS[name].is_model]
-TRAINED = [name for name in NAMES if ROWS[name].trains]
+# The largest, and a second row of a class, are trained in the slow part.
+SLOW = ["DiffRes", "ResidualLayer before"]
+TRAINED = [
+    pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name
+    for name in NAMES
+    if ROWS[name].trains
+]
 
 
 def example(row, batch=2):

@@ -91,6 +91,7 @@ def parse_text(text, *bindings):
     parse([], [text, *bindings])
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_a_file_and_a_command_of_2022_run(tmp_path, data_dir):
     (tmp_path / "mine.gin").write_text(FILE_OF_2022)
@@ -128,6 +129,7 @@ def test_a_file_and_a_command_of_2022_run(tmp_path, data_dir):
 
 
 @pytest.mark.tensorflow
+@pytest.mark.slow
 def test_the_command_without_a_folder_finds_the_file_of_the_package(tmp_path):
     result = subprocess.run(
         [

@@ -65,6 +65,7 @@ def test_one_file_five_rates(tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_an_export_for_each_rate(tmp_path):
     """By the command, which freezes the model first."""
@@ -143,7 +144,9 @@ def test_a_graph_draws_at_each_step():
     assert step.experimental_get_tracing_count() == 2
 
 
-@pytest.mark.parametrize("callback", (True, False))
+@pytest.mark.parametrize(
+    "callback", (True, pytest.param(False, marks=pytest.mark.slow))
+)
 def test_training_with_a_range(callback, tmp_path):
     """With the callback on both backends; without it, TensorFlow draws."""
     x, y = log_mel(8), np.zeros((8, 1))

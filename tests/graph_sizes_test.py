@@ -99,6 +99,7 @@ def test_copies_while_sizes_lag():
     assert found[1:] == expected[1:]
 
 
+@pytest.mark.slow
 def test_weights_of_the_best_epoch():
     class Score(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):

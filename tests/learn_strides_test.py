@@ -57,7 +57,15 @@ APPLICATIONS = {
 
 
 @pytest.mark.tensorflow
-@pytest.mark.parametrize("name", APPLICATIONS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow)
+        if name in ("ResNet50", "EfficientNetB0")
+        else name
+        for name in APPLICATIONS
+    ],
+)
 def test_keras_applications(name):
     build, count, one_of_them = APPLICATIONS[name]
     model = build(
@@ -353,7 +361,6 @@ def test_slow_changes_come_out_as_with_strides(body):
 ROUND_TRIPS = [
     ("MobileNet", 64, {"alpha": 0.25, "classes": 5}),
     ("MobileNetV3Small", 64, {"classes": 5}),
-    ("InceptionV3", 75, {"include_top": False, "pooling": "avg"}),
     ("Xception", 71, {"include_top": False, "pooling": "avg"}),
     *(
         pytest.param(
@@ -361,6 +368,7 @@ ROUND_TRIPS = [
             marks=pytest.mark.slow,
         )
         for name, size in [
+            ("InceptionV3", 75),
             ("NASNetMobile", 64),
             ("InceptionResNetV2", 75),
         ]

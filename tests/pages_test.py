@@ -39,7 +39,10 @@ def test_files_that_a_page_names_exist(page):
 @pytest.mark.parametrize(
     "page",
     [
-        name
+        # It has four networks of Keras.
+        pytest.param(name, marks=pytest.mark.slow)
+        if name == "docs/guides/any_model.md"
+        else name
         for name in PAGES
         if name.startswith(("README", "docs/guides"))
         and "```python" in PAGES[name]

@@ -48,6 +48,7 @@ def run_of(rate):
     return model, data
 
 
+@pytest.mark.slow
 def test_curves(rate_curve, monkeypatch, tmp_path, capsys):
     rates = {"any": (0.25, 0.75), "half": 0.5}
     monkeypatch.setattr(

@@ -28,6 +28,7 @@ def clips(count, seed=0):
     return x.astype("float32"), y
 
 
+@pytest.mark.slow
 def test_a_detector_learns_and_is_saved(tmp_path):
     model = detector()
     assert model.output_shape == (None, 40, 1)

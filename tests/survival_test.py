@@ -89,7 +89,7 @@ def final_arrays(workdir):
     return checkpoints.load()[0]
 
 
-def assert_same_run(workdir, other, rtol=0.0):
+def assert_same_run(workdir, other, rtol=0.0, atol=0.0):
     for row, other_row in zip(history(workdir), history(other), strict=True):
         assert row.keys() == other_row.keys()
         for name, value in row.items():
@@ -104,7 +104,7 @@ def assert_same_run(workdir, other, rtol=0.0):
     arrays, other_arrays = final_arrays(workdir), final_arrays(other)
     assert arrays.keys() == other_arrays.keys()
     for name, array in arrays.items():
-        np.testing.assert_allclose(array, other_arrays[name], rtol=rtol)
+        np.testing.assert_allclose(array, other_arrays[name], rtol, atol)
 
 
 def kill():
@@ -159,6 +159,16 @@ def check_kills(start_process, tmp_path, **kwargs):
     assert len(history(whole)) == EPOCHS
 
 
+@pytest.mark.tensorflow
+def test_killed_while_it_saves(start_process, whole, tmp_path):
+    end = kill_while_saving, 8
+    assert start_process(str(tmp_path), end, {}) == -signal.SIGKILL
+    train(tmp_path)
+    # The process was deterministic, the other run was not.
+    assert_same_run(tmp_path, whole, rtol=1e-4, atol=1e-8)
+
+
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_killed_twice_at_random(start_process, tmp_path):
     check_kills(start_process, tmp_path)
@@ -220,6 +230,7 @@ def steep_loss(y_true, y_pred):
     )
 
 
+@pytest.mark.slow
 def test_float16_goes_on_with_its_loss_scale(tmp_path):
     float16 = functools.partial(
         train,
@@ -277,7 +288,9 @@ def ends(workdir, callbacks):
     return True
 
 
-@pytest.mark.parametrize("interrupted", [False, True])
+@pytest.mark.parametrize(
+    "interrupted", [False, pytest.param(True, marks=pytest.mark.slow)]
+)
 def test_callbacks_of_keras_see_one_fit(interrupted, tmp_path):
     begun = []
 
@@ -337,6 +350,7 @@ def test_callbacks_of_keras_see_one_fit(interrupted, tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_running_averages_of_weights(tmp_path):
     averaging = functools.partial(
         keras.optimizers.SGD, momentum=0.9, use_ema=True, ema_momentum=0.8

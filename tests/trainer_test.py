@@ -136,7 +136,6 @@ def test_a_whole_run(tmp_path, capsys):
 
 @pytest.mark.tensorflow
 def test_tensorboard(tmp_path):
-    pytest.importorskip("tensorboard")
     import tensorflow as tf
 
     (row,) = train(tmp_path)

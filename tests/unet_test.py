@@ -185,7 +185,7 @@ def test_predictions_in_full_precision_and_decay():
 
 @pytest.mark.parametrize(
     ("static", "jit_compile"),
-    [(None, "auto"), (True, True)],
+    [(None, "auto"), pytest.param(True, True, marks=pytest.mark.slow)],
     ids=["default", "static"],
 )
 def test_it_learns_its_strides(static, jit_compile, tmp_path):
@@ -244,6 +244,7 @@ def test_frozen():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 @pytest.mark.skipif(
     script.is_beyond_keras(script.FORMATS["litert"]),
