@@ -98,7 +98,7 @@ from diffstride.experiments.sweep_file import (
 
 def find(path):
     """The path of a sweep, which may be one of the package."""
-    if path.exists():
+    if path.is_file():
         return path
     try:
         return configs.find(path.as_posix())

@@ -87,6 +87,20 @@ def test_every_says_when():
     assert RefreshSizes(np.int64(3)).every == 3
 
 
+@pytest.mark.tensorflow
+def test_a_training_step_of_ones_own_needs_no_optimizer():
+    class Own(keras.Sequential):
+        def train_step(self, data):
+            return {"loss": 0.0}
+
+    model = Own([keras.Input((8, 8, 1)), DiffStride(2, static_sizes=True)])
+    model.compile(optimizer=None, loss="mse")
+    refresh = RefreshSizes()
+    x = np.ones((2, 8, 8, 1), "float32")
+    model.fit(x, x, callbacks=[refresh], verbose=0)
+    assert refresh.compilations == 1
+
+
 def test_a_size_seen_before_costs_no_compilation():
     model, layer, probe = small_model(static_sizes=True)
     model.compile(keras.optimizers.SGD(0.0), "mse")

@@ -30,7 +30,7 @@ class StepCallback(keras.callbacks.Callback):
         self.steps_of_epoch = 0
 
     def on_train_begin(self, logs=None):
-        if not self.steps:
+        if self.every != "epoch" and not self.steps:
             self.steps = optimizer_steps(self.model)
 
     def on_train_batch_begin(self, batch, logs=None):
